@@ -1,0 +1,235 @@
+"""A folder of sounds as a list of clips, each with an id, a label, a group and a split.
+
+A clip is known by its path relative to the corpus, so that two files of one name in two folders are two clips.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import CorpusError
+
+Split = Literal["train", "validation", "test"]
+
+# The suffixes under which people keep what libsndfile reads.
+AUDIO_SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .voc .sph .nist .paf .ircam "
+    ".svx .8svx".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    r"""One recording of a corpus.
+
+    Attributes
+    ----------
+    clip_id : str
+        Path relative to the corpus, with `/` on every system. Bytes that are not UTF-8 stand as `\xNN`.
+    path : str
+        Where the file is, as the operating system wants it.
+    """
+
+    clip_id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A recording that cannot be used, with a short reason and what was found."""
+
+    clip_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a folder holds: clips, sorted by id; entries that are no audio, counted; and what cannot be read."""
+
+    folder: Path
+    clips: tuple[Clip, ...]
+    n_ignored: int
+    rejected: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a clip's id says of it."""
+
+    label: str | None
+    group: str
+    split: Split
+
+
+def list_clips(folder: Path) -> Corpus:
+    """List the recordings below a folder.
+
+    Hidden files and files without a suffix of audio are counted as ignored. A link that loops, a broken link and
+    what cannot be read are rejected by name. Links to files and folders are followed.
+
+    Raises
+    ------
+    CorpusError
+        The folder is missing, is none, or holds no audio.
+    """
+    if not folder.is_dir():
+        found = "is not a folder" if folder.exists() else "does not exist"
+        raise CorpusError(f"corpus folder {str(folder)!r} {found}")
+    clips: dict[str, Clip] = {}
+    rejected: list[Rejection] = []
+    n_ignored = 0
+    for entry in _walk(os.fspath(folder), "", frozenset()):
+        if isinstance(entry, Rejection):
+            rejected.append(entry)
+        elif entry is None:
+            n_ignored += 1
+        elif entry.clip_id in clips:
+            rejected.append(Rejection(entry.clip_id, "same id", "another file's name reads the same in UTF-8"))
+        else:
+            clips[entry.clip_id] = entry
+    if not clips and not rejected:
+        ignored = f" ({n_ignored} other files were ignored)" if n_ignored else ""
+        raise CorpusError(f"corpus folder {str(folder)!r} holds no audio file{ignored}")
+    return Corpus(folder, tuple(clips[clip_id] for clip_id in sorted(clips)), n_ignored, tuple(rejected))
+
+
+def hash_prefix(text: str, n_bits: int) -> int:
+    """Return the first `n_bits` (at most 64) bits of a text's SHA-256."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - n_bits)
+
+
+class Splitter:
+    """Reads label and group off a clip's id, and deals groups out to splits.
+
+    A group falls where its hash falls, so it never stands in two splits, and stays where it is when the corpus
+    grows. A split that would be empty takes the group that was nearest to it.
+
+    Parameters
+    ----------
+    label, group : str, optional
+        Regular expressions searched in the id, with a group of that name. A clip without a match has no label, and
+        is its own group.
+    test : str, optional
+        Regular expression of the ids of a corpus's own test set; then `test_share` is not used.
+    validation_share, test_share : float
+        Of the groups.
+    seed : int
+        Other seeds deal otherwise.
+    """
+
+    def __init__(
+        self,
+        label: str | None = None,
+        group: str | None = None,
+        test: str | None = None,
+        validation_share: float = 0.1,
+        test_share: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        self._label = re.compile(label) if label else None
+        self._group = re.compile(group) if group else None
+        self._test = re.compile(test) if test else None
+        self.validation_share = validation_share
+        self.test_share = test_share
+        self.seed = seed
+
+    def describe(self, clip_ids: list[str]) -> list[Description]:
+        """Return label, group and split of each clip of a corpus.
+
+        Raises
+        ------
+        CorpusError
+            The test pattern takes only some clips of a group.
+        """
+        groups = [_match(self._group, "group", clip_id) or clip_id for clip_id in clip_ids]
+        splits = self._deal(clip_ids, groups)
+        return [
+            Description(_match(self._label, "label", clip_id), group, splits[group])
+            for clip_id, group in zip(clip_ids, groups, strict=True)
+        ]
+
+    def _deal(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
+        """Return the split of each group."""
+        splits: dict[str, Split] = {}
+        if self._test is not None:
+            splits = self._match_test(clip_ids, groups)
+        place = {group: hash_prefix(f"{self.seed}/{group}", 53) / 2**53 for group in groups if group not in splits}
+        order = sorted(place, key=lambda group: (place[group], group))
+        test_share = 0.0 if self._test is not None else self.test_share
+        n_test = sum(place[group] < test_share for group in order)
+        n_held_out = sum(place[group] < test_share + self.validation_share for group in order)
+        if test_share and len(order) >= 3:
+            n_test = max(n_test, 1)
+        if self.validation_share and len(order) - n_test >= 2:
+            n_held_out = max(n_held_out, n_test + 1)
+        for rank, group in enumerate(order):
+            splits[group] = "test" if rank < n_test else "validation" if rank < n_held_out else "train"
+        return splits
+
+    def _match_test(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
+        """Return the groups of a corpus's own test set, and refuse those that only partly belong to it."""
+        assert self._test is not None
+        members = Counter(groups)
+        chosen = Counter(group for clip_id, group in zip(clip_ids, groups, strict=True) if self._test.search(clip_id))
+        for group, count in chosen.items():
+            if count < members[group]:
+                raise CorpusError(
+                    f"split.test={self._test.pattern!r} matches {count} of the {members[group]} clips of group "
+                    f"{group!r}; a group must stand in one split, so make split.group finer"
+                )
+        return dict.fromkeys(chosen, "test")
+
+
+def _match(pattern: re.Pattern[str] | None, group: str, clip_id: str) -> str | None:
+    """Return a named group of the first match, or None."""
+    match = pattern.search(clip_id) if pattern else None
+    return match[group] if match else None
+
+
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Clip | Rejection | None]:
+    """Yield what a folder and those below it hold: clips, what cannot be read, and None for what is ignored."""
+    try:
+        status = os.stat(folder)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield Rejection(_clip_id(prefix), "unreadable", error.strerror or str(error))
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        yield Rejection(_clip_id(prefix), "loop", "a link leads back to a folder that it lies in")
+        return
+    for entry in entries:
+        name = prefix + entry.name
+        is_audio = os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES
+        if entry.name.startswith("."):
+            yield None
+        elif entry.is_dir():
+            yield from _walk(entry.path, f"{name}/", above | {identity})
+        elif is_audio:
+            yield _clip(entry, name)
+        else:
+            yield None
+
+
+def _clip(entry: os.DirEntry[str], name: str) -> Clip | Rejection:
+    """Return one entry with a suffix of audio as a clip, unless it is no file."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError as error:
+        return Rejection(_clip_id(name), "unreadable", error.strerror or str(error))
+    if not stat.S_ISREG(mode):
+        return Rejection(_clip_id(name), "unreadable", "not a regular file")
+    return Clip(_clip_id(name), entry.path)
+
+
+def _clip_id(name: str) -> str:
+    """Return a relative path as text that any file format can hold."""
+    return os.fsencode(name.rstrip("/")).decode("utf-8", "backslashreplace")

@@ -1,0 +1,72 @@
+"""MinMaxNormaliser: each spectrogram to one range, and back with its own extremes."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.errors import ParameterError
+
+
+class MinMaxNormaliser:
+    """Maps each spectrogram onto a range by its own minimum and maximum, and back.
+
+    Parameters
+    ----------
+    low, high : float
+        The range's ends.
+
+    Raises
+    ------
+    ParameterError
+        The range does not rise.
+    """
+
+    def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
+        if not low < high:
+            raise ParameterError(f"low={low} must be below high={high}")
+        # As floats, so that 0 and 0.0 are one parameter wherever they are written down.
+        self.low = float(low)
+        self.high = float(high)
+
+    def normalise(
+        self, S_db: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Map each spectrogram onto the range.
+
+        Parameters
+        ----------
+        S_db : ndarray, shape (..., n_bins, n_frames)
+            In dB. A constant one (silence) maps to the range's minimum.
+
+        Returns
+        -------
+        x : ndarray, shape (..., n_bins, n_frames)
+        min_db, max_db : ndarray, shape (...)
+            Each spectrogram's own extremes, which `denormalise` wants back.
+        """
+        min_db = S_db.min(axis=(-2, -1))
+        max_db = S_db.max(axis=(-2, -1))
+        span = max_db - min_db
+        scale = np.float32(self.high - self.low) / np.where(span > 0, span, np.float32(1.0))
+        x = S_db - min_db[..., None, None]
+        x *= scale[..., None, None]
+        x += np.float32(self.low)
+        return x, min_db, max_db
+
+    def denormalise(self, x: NDArray[np.float32], min_db: ArrayLike, max_db: ArrayLike) -> NDArray[np.float32]:
+        """Map spectrograms back to dB.
+
+        Parameters
+        ----------
+        x : ndarray, shape (..., n_bins, n_frames)
+            In the range, or near it: what a model returns may leave it a little.
+        min_db, max_db : array_like, shape (...)
+            As `normalise` returned them.
+
+        Returns
+        -------
+        ndarray, shape (..., n_bins, n_frames)
+            In dB.
+        """
+        low = np.asarray(min_db, dtype=np.float32)[..., None, None]
+        span = np.asarray(max_db, dtype=np.float32)[..., None, None] - low
+        return (x - np.float32(self.low)) * (span / np.float32(self.high - self.low)) + low

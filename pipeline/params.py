@@ -1,0 +1,208 @@
+"""`params.yaml`, read once into frozen, typed sections.
+
+Every parameter must be there, under its own name and of its own type: a default that hides in code is a
+parameter that `dvc params diff` cannot see. YAML 1.2 is read, as DVC does, so that `1e-5` is a number.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import ParameterError
+
+PARAMS_FILE = Path("params.yaml")
+
+Pair = Annotated[tuple[float, float], Strict(False)]
+Names = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+MidiNumbers = Annotated[tuple[Annotated[int, Strict(), Field(ge=0, le=127)], ...], Strict(False), Field(min_length=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """One section of `params.yaml`: frozen, typed, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class CorpusSection(Section):
+    """Where the sounds are, and how a clip's label is read off its id."""
+
+    dir: Annotated[str, Field(min_length=1)]
+    label: str | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_pattern("label", self.label, group="label")
+        return self
+
+
+class SampleCorpusSection(Section):
+    """The notes of the default corpus."""
+
+    instruments: Names
+    pitches: MidiNumbers
+    velocities: MidiNumbers
+    sample_rate: Count
+    duration_s: Positive
+
+
+class PreprocessSection(Section):
+    """Everything that shapes the numbers of a spectrogram."""
+
+    sample_rate: Count
+    duration_s: Positive
+    mono: bool
+    n_fft: Annotated[int, Field(ge=2)]
+    hop_length: Count
+    drop_nyquist: bool
+    ref: Positive
+    amin: Positive
+    top_db: Positive
+    range: Pair
+    max_rejected_share: Annotated[float, Field(ge=0.0, le=1.0)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hop_length > self.n_fft:
+            raise ValueError(
+                f"hop_length={self.hop_length} must be at most n_fft={self.n_fft}, or samples fall between frames"
+            )
+        if self.n_fft % 2:
+            raise ValueError(f"n_fft={self.n_fft} must be even")
+        low, high = self.range
+        if not low < high:
+            raise ValueError(f"range=[{low}, {high}] must rise")
+        return self
+
+
+class SplitSection(Section):
+    """Which clips are held out."""
+
+    group: str | None
+    test: str | None
+    validation_share: Share
+    test_share: Share
+    seed: int
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_pattern("group", self.group, group="group")
+        check_pattern("test", self.test)
+        if self.validation_share + self.test_share >= 1.0:
+            raise ValueError(
+                f"validation_share={self.validation_share} and test_share={self.test_share} must leave something "
+                "to train on"
+            )
+        return self
+
+
+class ResourcesSection(Section):
+    """Where the work runs. It never says what comes out, so no stage depends on it."""
+
+    preprocess_workers: Literal["all"] | Count
+    train_workers: Count
+    cpus_per_worker: Count
+    use_gpu: bool
+    max_failures: Annotated[int, Field(ge=0)]
+
+
+class PipelineParams(BaseModel):
+    """The sections that `pipeline` reads; those of `training` are left to it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    corpus: CorpusSection
+    sample_corpus: SampleCorpusSection
+    preprocess: PreprocessSection
+    split: SplitSection
+    resources: ResourcesSection
+
+
+AnyParams = TypeVar("AnyParams", bound=PipelineParams)
+
+
+def check_pattern(name: str, pattern: str | None, group: str | None = None) -> None:
+    """Refuse a regular expression that does not compile, or that lacks its named group."""
+    if pattern is None:
+        return
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name}={pattern!r} must be a regular expression: {error}") from error
+    if group and group not in compiled.groupindex:
+        raise ValueError(f"{name}={pattern!r} must have a group named (?P<{group}>...)")
+
+
+def read_params(model: type[AnyParams], path: Path = PARAMS_FILE) -> AnyParams:
+    """Read `params.yaml` into typed sections.
+
+    Parameters
+    ----------
+    model : type
+        The sections to read: `PipelineParams` or a subclass of it.
+    path : Path
+        The file.
+
+    Raises
+    ------
+    ParameterError
+        The file is absent or no YAML, or a parameter is missing, misspelt, of the wrong type or contradictory.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"{path}: cannot be read: {error.strerror}") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ParameterError(f"{path}: is not YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path}: must hold sections of parameters, and holds {type(content).__name__}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [_describe(details, model) for details in error.errors()]
+        raise ParameterError(f"{path}: " + "; ".join(lines)) from error
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as one dictionary with dotted names, as `dvc params diff` writes them."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _describe(details: ErrorDetails, model: type[BaseModel]) -> str:
+    """Return one pydantic error as `section.name=value: what was expected`."""
+    location = [str(part) for part in details["loc"]]
+    name = ".".join(location)
+    if details["type"] == "missing":
+        return f"{name} is missing"
+    if details["type"] == "extra_forbidden":
+        return f"{name} is unknown" + _suggest(location, model)
+    if details["type"] == "value_error":
+        return f"{name}: {details['ctx']['error']}"
+    expected = details["msg"].removeprefix("Input ")
+    return f"{name}={details['input']!r} {expected}"
+
+
+def _suggest(location: list[str], model: type[BaseModel]) -> str:
+    """Return the known name nearest to a misspelt one, in brackets, or nothing."""
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        model = annotation
+    nearest = difflib.get_close_matches(location[-1], model.model_fields, n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""

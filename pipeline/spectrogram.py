@@ -1,0 +1,138 @@
+"""LogSpectrogramExtractor: signals to log-magnitude spectrograms in dB, and back to sound."""
+
+from typing import Any
+
+import librosa
+import numpy as np
+import scipy.fft
+import scipy.signal
+from numpy.typing import NDArray
+
+from pipeline.errors import ParameterError
+
+# 10 log10(p) as a multiple of ln(p): NumPy has a vectorised float32 logarithm to base e, and none to base 10.
+_DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
+
+
+class LogSpectrogramExtractor:
+    """Log-magnitude of the short-time Fourier transform, as `librosa.amplitude_to_db(abs(librosa.stft(y)))`.
+
+    Frames are centred, the signal padded with zeros, the window Hann's. Transforms are computed in double, since
+    in single precision bins 80 dB below a frame's peak miss by a hundredth of a dB; the logarithm in single.
+
+    Parameters
+    ----------
+    n_fft : int
+        Length of a frame in samples; even.
+    hop_length : int
+        Samples between frames.
+    drop_nyquist : bool
+        Whether the highest of the `n_fft // 2 + 1` bins is left out, so that their number has many divisors.
+    ref, amin : float
+        Magnitude that counts as 0 dB, and the least magnitude told apart from zero.
+    top_db : float
+        Everything more than this below a spectrogram's own maximum is raised to that floor.
+    """
+
+    def __init__(
+        self,
+        n_fft: int = 512,
+        hop_length: int = 256,
+        drop_nyquist: bool = True,
+        ref: float = 1.0,
+        amin: float = 1e-5,
+        top_db: float = 80.0,
+    ) -> None:
+        if n_fft < 2 or n_fft % 2:
+            raise ParameterError(f"n_fft={n_fft} must be even and at least 2")
+        if not 0 < hop_length <= n_fft:
+            raise ParameterError(f"hop_length={hop_length} must be between 1 and n_fft={n_fft}")
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.drop_nyquist = drop_nyquist
+        self.ref = float(ref)
+        self.amin = float(amin)
+        self.top_db = float(top_db)
+        self._window = scipy.signal.get_window("hann", n_fft, fftbins=True)
+
+    @property
+    def n_bins(self) -> int:
+        """Rows of a spectrogram."""
+        return self.n_fft // 2 + (0 if self.drop_nyquist else 1)
+
+    def n_frames(self, n_samples: int) -> int:
+        """Return the columns of the spectrogram of `n_samples` samples."""
+        return 1 + n_samples // self.hop_length
+
+    def frequencies_hz(self, sample_rate: int) -> NDArray[np.float64]:
+        """Return the centre of each bin in Hz, shape (n_bins,)."""
+        return np.arange(self.n_bins) * (sample_rate / self.n_fft)
+
+    def extract(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the spectrograms of signals of one length.
+
+        Parameters
+        ----------
+        y : ndarray of float32, shape (..., n_samples)
+            Signals.
+
+        Returns
+        -------
+        S_db : ndarray of float32, shape (..., n_bins, n_frames)
+            In dB relative to `ref`.
+        """
+        shape = (*y.shape[:-1], self.n_bins, self.n_frames(y.shape[-1]))
+        S_db = np.empty(shape, dtype=np.float32)
+        # One call a signal: its frames fit the cache, and its bytes cannot depend on its neighbours.
+        for signal, out in zip(y.reshape(-1, y.shape[-1]), S_db.reshape(-1, *shape[-2:]), strict=True):
+            np.copyto(out, self._to_db(self._power(signal)).T)
+        return S_db
+
+    def _power(self, signal: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the power (n_frames, n_bins) of one signal (n_samples,)."""
+        padded = np.zeros(len(signal) + self.n_fft, dtype=np.float32)
+        padded[self.n_fft // 2 : self.n_fft // 2 + len(signal)] = signal
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
+        spectrum = scipy.fft.rfft(frames * self._window, overwrite_x=True)[:, : self.n_bins]
+        power: NDArray[np.float64] = spectrum.real**2 + spectrum.imag**2
+        return power.astype(np.float32)
+
+    def _to_db(self, power: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return power in dB, floored at `amin` and at `top_db` below its maximum; in place."""
+        np.maximum(power, np.float32(self.amin**2), out=power)
+        np.log(power, out=power)
+        power *= _DB_PER_NEPER
+        power -= np.float32(20.0 * np.log10(max(self.amin, self.ref)))
+        np.maximum(power, power.max() - np.float32(self.top_db), out=power)
+        return power
+
+    def invert(self, S_db: NDArray[np.float32], n_samples: int, n_iter: int = 32, seed: int = 0) -> NDArray[np.float32]:
+        """Return signals that have these spectrograms, with phases by the fast Griffin-Lim algorithm.
+
+        Parameters
+        ----------
+        S_db : ndarray, shape (..., n_bins, n_frames)
+            In dB. A Nyquist bin that was dropped is put back at the spectrogram's floor.
+        n_samples : int
+            Length of the signals.
+        n_iter, seed : int
+            Iterations, and the seed of the first phases.
+
+        Returns
+        -------
+        ndarray of float32, shape (..., n_samples)
+
+        References
+        ----------
+        Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm", WASPAA 2013; `librosa.griffinlim`.
+        """
+        if S_db.shape[-2] != self.n_bins:
+            raise ParameterError(f"S_db has {S_db.shape[-2]} bins and must have n_bins={self.n_bins}")
+        magnitude = librosa.db_to_amplitude(S_db, ref=self.ref).astype(np.float32)
+        if self.drop_nyquist:
+            nyquist = magnitude.min(axis=(-2, -1), keepdims=True)
+            nyquist = np.broadcast_to(nyquist, (*magnitude.shape[:-2], 1, magnitude.shape[-1]))
+            magnitude = np.concatenate([magnitude, nyquist], axis=-2)
+        options: dict[str, Any] = {"n_fft": self.n_fft, "hop_length": self.hop_length, "random_state": seed}
+        y: NDArray[np.float32] = librosa.griffinlim(magnitude, n_iter=n_iter, length=n_samples, **options)
+        return y

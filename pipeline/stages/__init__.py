@@ -1,0 +1,1 @@
+"""Stages of `dvc.yaml` that make spectrograms; leaves that nothing imports."""

@@ -1,0 +1,114 @@
+"""Stage `preprocess`: every sound of the corpus as a row of `data/spectrograms`, by Ray."""
+
+import argparse
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline import command, engine
+from pipeline.corpus import Corpus, Rejection, Splitter, list_clips
+from pipeline.errors import ResourceError
+from pipeline.loader import Loader
+from pipeline.normaliser import MinMaxNormaliser
+from pipeline.padder import Padder
+from pipeline.params import PipelineParams, read_params
+from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report, Unit, UnitResult
+from pipeline.spectrogram import LogSpectrogramExtractor
+from pipeline.store import Saver
+
+SPECTROGRAMS = Path("data/spectrograms")
+TABLE = Path("data/min_max_values.parquet")
+REPORTS = Path("reports/preprocess")
+
+
+def build(params: PipelineParams) -> PreprocessingPipeline:
+    """Return the five parts as `params.yaml` describes them."""
+    wanted = params.preprocess
+    return PreprocessingPipeline(
+        Loader(wanted.sample_rate, wanted.duration_s, wanted.mono),
+        Padder(),
+        LogSpectrogramExtractor(
+            wanted.n_fft, wanted.hop_length, wanted.drop_nyquist, wanted.ref, wanted.amin, wanted.top_db
+        ),
+        MinMaxNormaliser(*wanted.range),
+        Saver(SPECTROGRAMS, TABLE),
+        Splitter(label=params.corpus.label, **params.split.model_dump()),
+        wanted.max_rejected_share,
+    )
+
+
+def check_disk(pipeline: PreprocessingPipeline, corpus: Corpus) -> None:
+    """Say how much disk the spectrograms will take, and stop when it is not there."""
+    needed = pipeline.row_bytes * len(corpus.clips)
+    SPECTROGRAMS.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(SPECTROGRAMS.parent).free
+    print(
+        f"preprocess: {len(corpus.clips)} clips, {_megabytes(needed)} of spectrograms and as much again in DVC's cache "
+        f"unless it links; {_megabytes(free)} free",
+        flush=True,
+    )
+    if needed > free:
+        raise ResourceError(
+            f"{SPECTROGRAMS} needs {_megabytes(needed)} for {len(corpus.clips)} clips, and {_megabytes(free)} are free"
+        )
+
+
+def with_progress(results: Iterable[UnitResult], total: int) -> Iterator[UnitResult]:
+    """Pass results on, and show on a terminal how many clips are done."""
+    with tqdm(total=total, unit=" clips", desc="preprocess", disable=None) as bar:
+        for result in results:
+            bar.update(result.n_clips)
+            yield result
+
+
+def write_report(counts: dict[str, float], rejected: Iterable[Rejection]) -> None:
+    """Write `summary.json` and `rejected.csv`."""
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    (REPORTS / "summary.json").write_text(json.dumps(counts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with (REPORTS / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip_id", "reason", "detail"])
+        writer.writerows((each.clip_id, each.reason, each.detail) for each in rejected)
+
+
+def summarise(report: Report) -> dict[str, float]:
+    """Return the counts as DVC metrics, zeros included so that runs compare."""
+    names = "clips rows ignored rejected truncated padded silent resampled folded train validation test".split()
+    return {**{name: report.counts[name] for name in names}, "hours": round(report.hours, 4)}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Preprocess the corpus that `params.yaml` names."""
+    params = read_params(PipelineParams, arguments.params)
+    pipeline = build(params)
+    corpus = list_clips(Path(params.corpus.dir))
+    check_disk(pipeline, corpus)
+    with engine.connect() as cpus:
+        workers = engine.check_workers("resources.preprocess_workers", params.resources.preprocess_workers, 1, cpus)
+
+        def map_units(function: Callable[[Unit], UnitResult], units: list[Unit]) -> Iterator[UnitResult]:
+            return with_progress(engine.map_units(function, units, workers), len(corpus.clips))
+
+        try:
+            report = pipeline.process_corpus(corpus, map_units)
+        except RejectedError as error:
+            write_report({"rejected": len(error.rejected)}, error.rejected)
+            raise
+    write_report(summarise(report), report.rejected)
+    for rejection in report.rejected[:20]:
+        print(f"rejected: {rejection.clip_id}: {rejection.reason}: {rejection.detail}")
+    if len(report.rejected) > 20:
+        print(f"rejected: {len(report.rejected) - 20} more, in {REPORTS / 'rejected.csv'}")
+    print("preprocess: " + ", ".join(f"{value} {name}" for name, value in summarise(report).items() if value))
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.0f} MiB"
+
+
+if __name__ == "__main__":
+    command.run(main, command.parser(__doc__).parse_args())

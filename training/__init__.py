@@ -1,0 +1,1 @@
+"""Spectrograms to a model, its runs and its sounds."""

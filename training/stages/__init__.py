@@ -1,0 +1,1 @@
+"""Stages of `dvc.yaml` that make, judge and register a model; leaves that nothing imports."""
