@@ -66,7 +66,8 @@ class LogSpectrogramExtractor:
 
     def frequencies_hz(self, sample_rate: int) -> NDArray[np.float64]:
         """Return the centre of each bin in Hz, shape (n_bins,)."""
-        return np.arange(self.n_bins) * (sample_rate / self.n_fft)
+        centres: NDArray[np.float64] = np.arange(self.n_bins) * (sample_rate / self.n_fft)
+        return centres
 
     def extract(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the spectrograms of signals of one length.
