@@ -1,1 +1,9 @@
 """Sound to spectrograms: load, pad, transform, normalise and save, on one core or many."""
+
+import os
+
+# Before ray is imported, which reads them once: nothing is reported home, no worker's line is hidden as a repetition,
+# and devices stay as they are.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

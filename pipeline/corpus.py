@@ -166,10 +166,10 @@ class Splitter:
         test_share = 0.0 if self._test is not None else self.test_share
         n_test = sum(place[group] < test_share for group in order)
         n_held_out = sum(place[group] < test_share + self.validation_share for group in order)
-        if test_share and len(order) >= 3:
-            n_test = max(n_test, 1)
-        if self.validation_share and len(order) - n_test >= 2:
-            n_held_out = max(n_held_out, n_test + 1)
+        # Where there are too few groups for three splits, training comes first, then validation, then test.
+        n_others = len(order) - 1 - bool(self.validation_share)
+        n_test = max(0, min(n_others, max(n_test, bool(test_share))))
+        n_held_out = max(0, min(len(order) - 1, max(n_held_out, n_test + bool(self.validation_share))))
         for rank, group in enumerate(order):
             splits[group] = "test" if rank < n_test else "validation" if rank < n_held_out else "train"
         return splits
@@ -211,7 +211,13 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
         is_audio = os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES
         if entry.name.startswith("."):
             yield None
-        elif entry.is_dir():
+            continue
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link to itself, or through a folder that may not be entered
+            yield Rejection(_clip_id(name), "unreadable", error.strerror or str(error))
+            continue
+        if is_folder:
             yield from _walk(entry.path, f"{name}/", above | {identity})
         elif is_audio:
             yield _clip(entry, name)

@@ -7,26 +7,26 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from pipeline.errors import ResourceError
-
-# Before ray is imported, which reads them once. Logs of equal lines are counted together otherwise, and hidden.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 import ray.exceptions
+
+from pipeline.errors import ResourceError
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
 @contextmanager
-def connect() -> Iterator[int]:
+def connect(verbose: bool = False) -> Iterator[int]:
     """Connect to Ray for the length of a `with` block, and yield how many CPUs it reaches.
 
     `RAY_ADDRESS` unset: an embedded Ray on this machine that ends with the block. `auto` or `host:port`, on a machine
     that is part of a cluster: that cluster.
+
+    Parameters
+    ----------
+    verbose : bool
+        Whether what the workers print is shown here. Ray keeps it in its session's log in any case.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def connect() -> Iterator[int]:
         )
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     try:
-        ray.init(log_to_driver=True, logging_level=logging.WARNING, **options)
+        ray.init(log_to_driver=verbose, logging_level=logging.WARNING, **options)
     except ConnectionError as error:
         raise ResourceError(f"RAY_ADDRESS={address}: no cluster answers there: {error}") from error
     try:

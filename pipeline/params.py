@@ -29,7 +29,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Section(BaseModel):
     """One section of `params.yaml`: frozen, typed, and without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class CorpusSection(Section):
@@ -77,6 +77,8 @@ class PreprocessSection(Section):
             )
         if self.n_fft % 2:
             raise ValueError(f"n_fft={self.n_fft} must be even")
+        if self.duration_s * self.sample_rate < 1:
+            raise ValueError(f"duration_s={self.duration_s} is less than a sample at sample_rate={self.sample_rate}")
         low, high = self.range
         if not low < high:
             raise ValueError(f"range=[{low}, {high}] must rise")
@@ -160,7 +162,7 @@ def read_params(model: type[AnyParams], path: Path = PARAMS_FILE) -> AnyParams:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"{path}: cannot be read: {error.strerror}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that no calendar has
         reason = " ".join(str(error).split())
         raise ParameterError(f"{path}: is not YAML: {reason}") from error
     if not isinstance(content, dict):
@@ -193,7 +195,9 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{name} is unknown" + _suggest(location, model)
     if details["type"] == "value_error":
         return f"{name}: {details['ctx']['error']}"
-    expected = details["msg"].removeprefix("Input ")
+    # Of a union, pydantic adds the name of the member that it tried.
+    name = ".".join(part for part in location if part.isidentifier() or part.isdigit())
+    expected = re.sub(r"^\w+ (?=should )", "", details["msg"])
     return f"{name}={details['input']!r} {expected}"
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus import Clip, Corpus, Rejection, Splitter, hash_prefix, list_clips
 from pipeline.errors import AudioError, CorpusError
-from pipeline.loader import Loader, Recording
+from pipeline.loader import Loader, Recording, count_samples
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.spectrogram import LogSpectrogramExtractor
@@ -221,15 +221,14 @@ class PreprocessingPipeline:
         seconds = 0.0
         for start in range(0, len(unit.clips), _BLOCK_CLIPS):
             signals: list[NDArray[np.float32]] = []
-            for clip in unit.clips[start : start + _BLOCK_CLIPS]:
-                try:
-                    recording = self.loader.load(clip.path)
-                except AudioError as error:
-                    rejected.append(Rejection(clip.clip_id, error.reason, error.detail))
+            clips = unit.clips[start : start + _BLOCK_CLIPS]
+            for clip, recording in zip(clips, self.loader.load_many(clip.path for clip in clips), strict=True):
+                if isinstance(recording, AudioError):
+                    rejected.append(Rejection(clip.clip_id, recording.reason, recording.detail))
                     continue
                 signals.append(self.padder.pad(recording.y, self.loader.n_samples))
                 self._describe(clip, recording, columns)
-                counts += self._notice(recording)
+                counts.update(self._notice(recording))
                 seconds += recording.source_samples / recording.source_rate
             if signals:
                 x, min_db, max_db = self.normaliser.normalise(self.extractor.extract(np.concatenate(signals)))
@@ -260,7 +259,7 @@ class PreprocessingPipeline:
         """Count what a person would want to know was done to a clip."""
         return Counter(
             clips=1,
-            truncated=int(recording.source_samples / recording.source_rate > self.loader.duration_s),
+            truncated=int(recording.source_samples > count_samples(self.loader.duration_s, recording.source_rate)),
             padded=int(recording.y.shape[-1] < self.loader.n_samples),
             silent=int(not recording.y.any()),
             resampled=int(recording.source_rate != self.loader.sample_rate),

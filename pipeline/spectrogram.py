@@ -47,6 +47,8 @@ class LogSpectrogramExtractor:
             raise ParameterError(f"n_fft={n_fft} must be even and at least 2")
         if not 0 < hop_length <= n_fft:
             raise ParameterError(f"hop_length={hop_length} must be between 1 and n_fft={n_fft}")
+        if not np.float32(amin**2) >= np.finfo(np.float32).tiny:
+            raise ParameterError(f"amin={amin} must be at least 1.1e-19, since its square is compared in float32")
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.drop_nyquist = drop_nyquist
@@ -66,7 +68,7 @@ class LogSpectrogramExtractor:
 
     def frequencies_hz(self, sample_rate: int) -> NDArray[np.float64]:
         """Return the centre of each bin in Hz, shape (n_bins,)."""
-        centres: NDArray[np.float64] = np.arange(self.n_bins) * (sample_rate / self.n_fft)
+        centres: NDArray[np.float64] = np.arange(self.n_bins, dtype=np.float64) * (sample_rate / self.n_fft)
         return centres
 
     def extract(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -82,30 +84,32 @@ class LogSpectrogramExtractor:
         S_db : ndarray of float32, shape (..., n_bins, n_frames)
             In dB relative to `ref`.
         """
-        shape = (*y.shape[:-1], self.n_bins, self.n_frames(y.shape[-1]))
-        S_db = np.empty(shape, dtype=np.float32)
+        n_samples = y.shape[-1]
+        S_db = np.empty((*y.shape[:-1], self.n_bins, self.n_frames(n_samples)), dtype=np.float32)
+        padded = np.zeros(n_samples + self.n_fft, dtype=np.float32)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
         # One call a signal: its frames fit the cache, and its bytes cannot depend on its neighbours.
-        for signal, out in zip(y.reshape(-1, y.shape[-1]), S_db.reshape(-1, *shape[-2:]), strict=True):
-            np.copyto(out, self._to_db(self._power(signal)).T)
+        for signal, out in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
+            padded[self.n_fft // 2 : self.n_fft // 2 + n_samples] = signal
+            self._power(frames, out)
+            self._to_db(out)
         return S_db
 
-    def _power(self, signal: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the power (n_frames, n_bins) of one signal (n_samples,)."""
-        padded = np.zeros(len(signal) + self.n_fft, dtype=np.float32)
-        padded[self.n_fft // 2 : self.n_fft // 2 + len(signal)] = signal
-        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
-        spectrum = scipy.fft.rfft(frames * self._window, overwrite_x=True)[:, : self.n_bins]
-        power: NDArray[np.float64] = spectrum.real**2 + spectrum.imag**2
-        return power.astype(np.float32)
+    def _power(self, frames: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Put the power of frames (n_frames, n_fft) into `out` (n_bins, n_frames)."""
+        # Of columns, so that the transform writes frames side by side, as `out` has them.
+        spectrum = scipy.fft.rfft((frames * self._window).T, axis=0)[: self.n_bins]
+        power = np.square(spectrum.real)
+        power += np.square(spectrum.imag)
+        out[...] = power
 
-    def _to_db(self, power: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return power in dB, floored at `amin` and at `top_db` below its maximum; in place."""
+    def _to_db(self, power: NDArray[np.float32]) -> None:
+        """Turn power into dB, floored at `amin` and at `top_db` below its maximum."""
         np.maximum(power, np.float32(self.amin**2), out=power)
         np.log(power, out=power)
         power *= _DB_PER_NEPER
         power -= np.float32(20.0 * np.log10(max(self.amin, self.ref)))
         np.maximum(power, power.max() - np.float32(self.top_db), out=power)
-        return power
 
     def invert(self, S_db: NDArray[np.float32], n_samples: int, n_iter: int = 32, seed: int = 0) -> NDArray[np.float32]:
         """Return signals that have these spectrograms, with phases by the fast Griffin-Lim algorithm.
@@ -115,7 +119,7 @@ class LogSpectrogramExtractor:
         S_db : ndarray, shape (..., n_bins, n_frames)
             In dB. A Nyquist bin that was dropped is put back at the spectrogram's floor.
         n_samples : int
-            Length of the signals.
+            Length of the signals. Beyond what the frames cover there are zeros.
         n_iter, seed : int
             Iterations, and the seed of the first phases.
 
@@ -135,5 +139,9 @@ class LogSpectrogramExtractor:
             nyquist = np.broadcast_to(nyquist, (*magnitude.shape[:-2], 1, magnitude.shape[-1]))
             magnitude = np.concatenate([magnitude, nyquist], axis=-2)
         options: dict[str, Any] = {"n_fft": self.n_fft, "hop_length": self.hop_length, "random_state": seed}
-        y: NDArray[np.float32] = librosa.griffinlim(magnitude, n_iter=n_iter, length=n_samples, **options)
-        return y
+        # librosa wants a length of which the transform has as many frames.
+        n_hops = magnitude.shape[-1] - 1
+        length = int(np.clip(n_samples, n_hops * self.hop_length, (n_hops + 1) * self.hop_length - 1))
+        y = librosa.griffinlim(magnitude, n_iter=n_iter, length=length, **options)
+        fixed: NDArray[np.float32] = librosa.util.fix_length(y, size=n_samples)
+        return fixed

@@ -5,6 +5,7 @@ trainer maps without copying; beside it a Parquet table with one line per row; a
 last, which names every shard and the table with their digests. What `format.json` does not name is not there.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -99,6 +100,8 @@ class Format:
             The text is no JSON, or of another version.
         """
         content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}, expected an object")
         version = content.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version!r}, expected {FORMAT_VERSION}")
@@ -177,10 +180,11 @@ class Saver:
 
     def _remove_stale(self, kept: set[str]) -> None:
         """Remove shards that are not kept, and what killed runs left; nothing that this class did not name."""
-        for path in [*self.folder.glob("*-*.npy"), *self.folder.glob(".*.partial")]:
+        digest = "[0-9a-f]" * 16
+        for path in [*self.folder.glob(f"*-{digest}.npy"), *self.folder.glob(f".*.{digest}.partial")]:
             if path.name not in kept:
                 path.unlink()
-        for path in self.table_path.parent.glob(f".{self.table_path.name}.*.partial"):
+        for path in self.table_path.parent.glob(f".{glob.escape(self.table_path.name)}.{digest}.partial"):
             path.unlink()
 
 

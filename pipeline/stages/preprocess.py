@@ -16,13 +16,13 @@ from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.params import PipelineParams, read_params
+from pipeline.paths import REPORTS, SPECTROGRAMS, TABLE
 from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report, Unit, UnitResult
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 
-SPECTROGRAMS = Path("data/spectrograms")
-TABLE = Path("data/min_max_values.parquet")
-REPORTS = Path("reports/preprocess")
+SUMMARY = REPORTS / "preprocess" / "summary.json"
+REJECTED = REPORTS / "preprocess" / "rejected.csv"
 
 
 def build(params: PipelineParams) -> PreprocessingPipeline:
@@ -67,9 +67,9 @@ def with_progress(results: Iterable[UnitResult], total: int) -> Iterator[UnitRes
 
 def write_report(counts: dict[str, float], rejected: Iterable[Rejection]) -> None:
     """Write `summary.json` and `rejected.csv`."""
-    REPORTS.mkdir(parents=True, exist_ok=True)
-    (REPORTS / "summary.json").write_text(json.dumps(counts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    with (REPORTS / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
+    SUMMARY.parent.mkdir(parents=True, exist_ok=True)
+    SUMMARY.write_text(json.dumps(counts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with REJECTED.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["clip_id", "reason", "detail"])
         writer.writerows((each.clip_id, each.reason, each.detail) for each in rejected)
@@ -87,7 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
     pipeline = build(params)
     corpus = list_clips(Path(params.corpus.dir))
     check_disk(pipeline, corpus)
-    with engine.connect() as cpus:
+    with engine.connect(arguments.verbose) as cpus:
         workers = engine.check_workers("resources.preprocess_workers", params.resources.preprocess_workers, 1, cpus)
 
         def map_units(function: Callable[[Unit], UnitResult], units: list[Unit]) -> Iterator[UnitResult]:
@@ -102,7 +102,7 @@ def main(arguments: argparse.Namespace) -> None:
     for rejection in report.rejected[:20]:
         print(f"rejected: {rejection.clip_id}: {rejection.reason}: {rejection.detail}")
     if len(report.rejected) > 20:
-        print(f"rejected: {len(report.rejected) - 20} more, in {REPORTS / 'rejected.csv'}")
+        print(f"rejected: {len(report.rejected) - 20} more, in {REJECTED}")
     print("preprocess: " + ", ".join(f"{value} {name}" for name, value in summarise(report).items() if value))
 
 

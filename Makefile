@@ -1,0 +1,74 @@
+# `make help` lists what there is to do.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+REQUIREMENTS := requirements/uv.txt requirements/run.txt requirements/dev.txt
+
+export PATH := $(BIN):$(PATH)
+# Without bytecode, TensorFlow takes more than twice as long to import, in every process.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: install
+install: $(STAMP) ## Create .venv with the pinned dependencies
+
+$(STAMP): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: {sys.executable} is Python {v[0]}.{v[1]}, and 3.11 to 3.13 are supported; say which with make PYTHON=python3.13")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/run.txt -r requirements/dev.txt
+	@# Usage reporting is off for everything that runs in this environment, `mlflow ui` typed by hand included.
+	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "usage_reporting_off.pth").write_text("import os; os.environ.setdefault(\"MLFLOW_DISABLE_TELEMETRY\", \"true\"); os.environ.setdefault(\"RAY_USAGE_STATS_ENABLED\", \"0\")\n")'
+	@touch $@
+
+.PHONY: repro
+repro: $(STAMP) ## Run the whole pipeline: corpus, spectrograms, training, evaluation, registration
+	dvc repro
+	@echo
+	@dvc metrics show
+	@cat docs/after_repro.txt
+
+.PHONY: ui
+ui: $(STAMP) ## Compare runs in a browser, at http://127.0.0.1:5000
+	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+
+.PHONY: test
+test: $(STAMP) ## Run all tests but the long ones
+	python -m pytest -m 'not soak'
+
+.PHONY: soak
+soak: $(STAMP) ## Run the long tests: many kills, long runs
+	python -m pytest -m soak
+
+.PHONY: lint
+lint: $(STAMP) ## Run the linters and the type checker
+	ruff check .
+	ruff format --check .
+	mypy
+	PYTHONPATH=. lint-imports
+
+.PHONY: format
+format: $(STAMP) ## Format the code
+	ruff check --fix .
+	ruff format .
+
+.PHONY: lock
+lock: $(STAMP) ## Pin the dependencies again, for every supported Python, with hashes and without addresses
+	@for name in uv run dev; do \
+	  case $$name in run) input="--all-extras pyproject.toml";; dev) input="requirements/dev.in -c requirements/run.txt";; *) input=requirements/$$name.in;; esac; \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --no-annotate $$input -o requirements/$$name.txt; \
+	done
+
+.PHONY: clean
+clean: ## Remove the environment and caches; data, models and runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find pipeline training tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Tests of the package `pipeline`, a file for each of its modules."""

@@ -1,0 +1,185 @@
+"""Checkpoints of one training, under its key: whole or absent, and enough to go on as if nothing had happened.
+
+A training's folder holds `epoch-00012/` (weights, optimizer, progress) and `best-00009/` (weights). A folder gets
+its name only when it is whole; the newest `epoch-*` names the `best-*` that belongs to it.
+"""
+
+import csv
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import ModelError
+from training.autoencoder import Autoencoder
+
+FORMAT_VERSION = 1
+CURVES = ("train_mse", "val_mse", "learning_rate")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known of one finished epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1.
+    train_mse, val_mse : float
+        The first over the epoch's batches as the weights moved, the second after it.
+    learning_rate : float
+        Of the last step.
+    samples_per_s : float
+        Spectrograms trained on per second, over all workers.
+    timestamp_ms : int
+        When it ended, in Unix time: what makes sending it again the same as sending it once.
+    """
+
+    epoch: int
+    train_mse: float
+    val_mse: float
+    learning_rate: float
+    samples_per_s: float
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: its finished epochs."""
+
+    history: tuple[Epoch, ...] = field(default=())
+
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+    @property
+    def best(self) -> Epoch:
+        """The first epoch of the lowest validation error."""
+        return min(self.history, key=lambda each: each.val_mse)
+
+    def is_finished(self, epochs: int, patience: int) -> bool:
+        """Whether all epochs are done, or `patience` of them brought nothing better."""
+        return bool(self.history) and (self.epoch >= epochs or self.epoch - self.best.epoch >= patience)
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Parameters
+    ----------
+    folder : path-like
+        Of this training alone; every worker that writes or resumes must see it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def save(self, autoencoder: Autoencoder, progress: Progress) -> None:
+        """Write the state after the last epoch, and remove what it supersedes."""
+        current = f"epoch-{progress.epoch:05d}"
+        best = f"best-{progress.best.epoch:05d}"
+        if progress.best.epoch == progress.epoch:
+            self._publish(best, autoencoder.save)
+        self._publish(current, lambda path: _write_state(path, autoencoder, progress))
+        for path in self.folder.iterdir():
+            if path.name not in {current, best}:
+                shutil.rmtree(path)
+
+    def progress(self) -> Progress:
+        """Return how far the training is; no history when it has not finished an epoch."""
+        latest = self._latest()
+        return _read_progress(latest) if latest else Progress()
+
+    def resume(self, autoencoder: Autoencoder) -> Progress:
+        """Take weights and optimizer state of the newest checkpoint, if there is one, and return how far it is."""
+        latest = self._latest()
+        if latest is None:
+            return Progress()
+        autoencoder.load_weights(latest)
+        assert autoencoder.optimizer is not None
+        with np.load(latest / "optimizer.npz", allow_pickle=False) as state:
+            autoencoder.optimizer.load_own_variables(dict(state))
+        return _read_progress(latest)
+
+    def load_best(self) -> Autoencoder:
+        """Return the autoencoder of the best epoch so far."""
+        return Autoencoder.load(self.folder / f"best-{self.progress().best.epoch:05d}")
+
+    def remove(self) -> None:
+        """Remove all of them: the training is finished and its results are elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _latest(self) -> Path | None:
+        return max(self.folder.glob("epoch-*"), default=None, key=lambda path: path.name)
+
+    def _publish(self, name: str, write: Callable[[Path], None]) -> None:
+        """Write a folder under another name, and give it its own when it is whole."""
+        partial = self.folder / f".{name}.partial"
+        target = self.folder / name
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+
+def write_curves(path: Path, progress: Progress) -> None:
+    """Write what follows from data and parameters of the finished epochs as CSV, one line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *CURVES])
+        writer.writerows([epoch.epoch, *(getattr(epoch, name) for name in CURVES)] for epoch in progress.history)
+
+
+def read_curves(path: Path) -> Progress:
+    """Read what `write_curves` wrote; when and how fast is not known, and stands as now and NaN."""
+    now = time.time_ns() // 1_000_000
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return Progress(
+                tuple(
+                    Epoch(
+                        epoch=int(row["epoch"]),
+                        train_mse=float(row["train_mse"]),
+                        val_mse=float(row["val_mse"]),
+                        learning_rate=float(row["learning_rate"]),
+                        samples_per_s=math.nan,
+                        timestamp_ms=now,
+                    )
+                    for row in csv.DictReader(file)
+                )
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}; run the train stage again") from error
+
+
+def _write_state(folder: Path, autoencoder: Autoencoder, progress: Progress) -> None:
+    """Write weights, optimizer and progress."""
+    autoencoder.save(folder)
+    assert autoencoder.optimizer is not None
+    variables: dict[str, np.ndarray] = {}
+    autoencoder.optimizer.save_own_variables(variables)
+    np.savez(folder / "optimizer.npz", allow_pickle=False, **variables)
+    content = {"format_version": FORMAT_VERSION, "history": [asdict(epoch) for epoch in progress.history]}
+    (folder / "progress.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_progress(folder: Path) -> Progress:
+    """Return what `_write_state` wrote of the epochs."""
+    path = folder / "progress.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format_version"] != FORMAT_VERSION:
+            raise ModelError(f"{path}: format_version is {content['format_version']!r}, expected {FORMAT_VERSION}")
+        return Progress(tuple(Epoch(**epoch) for epoch in content["history"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}; remove {folder.parent} to start afresh") from error

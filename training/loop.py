@@ -1,0 +1,116 @@
+"""What one worker does: join the others, resume, train and validate epoch by epoch, and leave checkpoints.
+
+Runs in a process of its own, started by Ray Train (`train_worker`) or by anything else that sets `TF_CONFIG`
+(`run_worker`). Talks to nobody but the other workers: the driver reads progress off the checkpoints.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import ray.train
+import tensorflow as tf
+
+from training.autoencoder import Autoencoder
+from training.checkpoint import Checkpoints, Epoch, Progress
+from training.dataset import Spectrograms, load_spectrograms
+from training.params import AutoencoderSection, TrainSection
+from training.step import SynchronousStep
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, as every worker is told of it.
+
+    Attributes
+    ----------
+    spectrograms, table, checkpoints : str
+        Absolute paths that every worker sees.
+    autoencoder, train : sections of `params.yaml`
+    cpus_per_worker : int
+    """
+
+    spectrograms: str
+    table: str
+    checkpoints: str
+    autoencoder: AutoencoderSection
+    train: TrainSection
+    cpus_per_worker: int
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Run one of Ray Train's workers; `config["job"]` is the `Job`."""
+    context = ray.train.get_context()
+    run_worker(config["job"], context.get_world_rank(), context.get_world_size())
+
+
+def run_worker(job: Job, rank: int, num_workers: int) -> None:
+    """Train until the job is finished, together with the other workers.
+
+    Parameters
+    ----------
+    job : Job
+    rank, num_workers : int
+        Which of how many this is. With several, `TF_CONFIG` must say where they are.
+    """
+    settings = job.train
+    strategy = _join(settings.seed, job.cpus_per_worker, num_workers)
+    train = load_spectrograms(job.spectrograms, job.table, "train", settings.target_shape)
+    validation = load_spectrograms(job.spectrograms, job.table, "validation", settings.target_shape)
+    steps_per_epoch = len(train) // settings.global_batch_size
+    with strategy.scope():
+        autoencoder = build_autoencoder(job, train)
+        autoencoder.compile(learning_rate_schedule(settings, steps_per_epoch))
+        step = SynchronousStep(autoencoder.model, autoencoder.optimizer, strategy)
+        checkpoints = Checkpoints(job.checkpoints)
+        progress = checkpoints.resume(autoencoder)
+    while not progress.is_finished(settings.epochs, settings.patience):
+        started = time.monotonic()
+        slices = train.training_slices(progress.epoch, settings.seed, settings.global_batch_size, rank, num_workers)
+        train_mse = step.train_epoch(slices)
+        samples_per_s = steps_per_epoch * settings.global_batch_size / (time.monotonic() - started)
+        val_mse = step.evaluate(validation.evaluation_slices(rank=rank, num_workers=num_workers))
+        progress = Progress((*progress.history, _epoch(progress, step, train_mse, val_mse, samples_per_s)))
+        if rank == 0:
+            checkpoints.save(autoencoder, progress)
+
+
+def build_autoencoder(job: Job, train: Spectrograms) -> Autoencoder:
+    """Return the job's autoencoder, its output starting at the mean of some training rows."""
+    autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())
+    some = train.rows(np.linspace(0, len(train) - 1, min(256, len(train)), dtype=np.int64))
+    autoencoder.set_output_bias(float(some.mean(dtype=np.float64)))
+    return autoencoder
+
+
+def learning_rate_schedule(settings: TrainSection, steps_per_epoch: int) -> Any:
+    """Return the learning rate as a function of the step: a linear warm-up, then constant or half a cosine."""
+    warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+    steps = settings.epochs * steps_per_epoch - warmup_steps
+    if settings.schedule == "constant" and not warmup_steps:
+        return settings.learning_rate
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup_steps else settings.learning_rate,
+        decay_steps=steps,
+        alpha=1.0 if settings.schedule == "constant" else 0.0,
+        warmup_target=settings.learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+
+
+def _join(seed: int, cpus: int, num_workers: int) -> Any:
+    """Return the strategy over all workers, after everything that TensorFlow takes only before its first operation."""
+    tf.config.threading.set_intra_op_parallelism_threads(cpus)
+    tf.config.threading.set_inter_op_parallelism_threads(cpus)
+    tf.config.experimental.enable_op_determinism()
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    keras.utils.set_random_seed(seed)
+    return tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else tf.distribute.get_strategy()
+
+
+def _epoch(progress: Progress, step: SynchronousStep, train_mse: float, val_mse: float, samples_per_s: float) -> Epoch:
+    """Return the record of the epoch that has just ended."""
+    return Epoch(progress.epoch + 1, train_mse, val_mse, step.learning_rate, samples_per_s, time.time_ns() // 1_000_000)

@@ -1,0 +1,156 @@
+"""From sound to sound with a trained autoencoder: what reconstructs a recording, with no server and no store."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ModelError
+from pipeline.loader import Loader
+from pipeline.normaliser import MinMaxNormaliser
+from pipeline.padder import Padder
+from pipeline.spectrogram import LogSpectrogramExtractor
+from training.autoencoder import Autoencoder
+from training.dataset import resize
+
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "training.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a trained model came from, kept beside its weights.
+
+    Attributes
+    ----------
+    training_key : str
+        Digest of data, parameters and code.
+    data_digest : str
+        Of the store that it was trained on.
+    preprocessing : dict
+        Every parameter that shaped the spectrograms.
+    target_shape : (int, int), optional
+        (n_bins, n_frames) that they were resized to.
+    """
+
+    training_key: str
+    data_digest: str
+    preprocessing: dict[str, Any]
+    target_shape: tuple[int, int] | None
+
+    def to_json(self) -> str:
+        """Return the text of `training.json`."""
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def load(cls, folder: Path) -> "Description":
+        """Read `training.json` from a model's folder.
+
+        Raises
+        ------
+        ModelError
+            It is missing, damaged, or of another version.
+        """
+        path = folder / DESCRIPTION_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                raise ModelError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
+            shape = content.pop("target_shape")
+            return cls(target_shape=tuple(shape) if shape else None, **content)
+        except FileNotFoundError as error:
+            raise ModelError(f"{path}: missing; the train stage has not finished here") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path}: cannot be read: {error}") from error
+
+
+class SoundAutoencoder:
+    """An autoencoder with the preprocessing that it was trained behind, and its inverse.
+
+    Parameters
+    ----------
+    autoencoder : Autoencoder
+    description : Description
+    """
+
+    def __init__(self, autoencoder: Autoencoder, description: Description) -> None:
+        wanted = description.preprocessing
+        self.autoencoder = autoencoder
+        self.loader = Loader(wanted["sample_rate"], wanted["duration_s"], wanted["mono"])
+        self.padder = Padder(wanted["pad_mode"])
+        self.extractor = LogSpectrogramExtractor(
+            *(wanted[name] for name in ("n_fft", "hop_length", "drop_nyquist", "ref", "amin", "top_db"))
+        )
+        self.normaliser = MinMaxNormaliser(*wanted["range"])
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "SoundAutoencoder":
+        """Return what the train stage wrote into a folder.
+
+        Raises
+        ------
+        ModelError
+            A file is missing, damaged, or of another version.
+        """
+        path = Path(folder)
+        return cls(Autoencoder.load(path), Description.load(path))
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the sounds that come out, in Hz."""
+        return self.loader.sample_rate
+
+    def whole_loader(self) -> Loader:
+        """Return a loader of whole recordings, at the model's rate."""
+        return Loader(self.loader.sample_rate, math.inf, self.loader.mono)
+
+    def reconstruct(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a sound as the autoencoder keeps it.
+
+        Parameters
+        ----------
+        y : ndarray of float32, shape (n_channels, n_samples)
+            At the model's rate, of any length: it goes through in segments that overlap by a quarter, and each
+            fades into the next.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_channels, n_samples)
+        """
+        n_samples = self.loader.n_samples
+        n_overlap = n_samples // 4
+        return np.stack(
+            [
+                self.padder.join(
+                    self._reconstruct(self.padder.cut(channel, n_samples, n_overlap)), n_overlap, len(channel)
+                )
+                for channel in y
+            ]
+        )
+
+    def invert(
+        self, x: NDArray[np.float32], min_db: NDArray[np.float32], max_db: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return the sounds (n, n_samples) of normalised spectrograms (n, n_bins, n_frames, 1) and their extremes."""
+        return self.extractor.invert(self.to_db(x, min_db, max_db), self.loader.n_samples)
+
+    def to_db(
+        self, x: NDArray[np.float32], min_db: NDArray[np.float32], max_db: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return normalised spectrograms (n, n_bins, n_frames, 1) in dB, (n, n_bins, n_frames), at their own shape."""
+        shape = self.extractor.n_bins, self.extractor.n_frames(self.loader.n_samples)
+        x = np.clip(resize(x, shape)[..., 0], self.normaliser.low, self.normaliser.high)
+        return self.normaliser.denormalise(x, min_db, max_db)
+
+    def _reconstruct(self, segments: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return segments (n, n_samples) as the autoencoder keeps them."""
+        x, min_db, max_db = self.normaliser.normalise(self.extractor.extract(segments))
+        n_bins, n_frames, _ = self.autoencoder.architecture.input_shape
+        x_hat, _ = self.autoencoder.reconstruct(resize(x[..., None], (n_bins, n_frames)))
+        return self.invert(x_hat, min_db, max_db)

@@ -1,0 +1,166 @@
+"""Stage `train`: the autoencoder, by Ray Train's workers, in one MLflow run."""
+
+import argparse
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.tensorflow import TensorflowTrainer
+
+from pipeline import command, engine
+from pipeline.errors import CorpusError, ParameterError
+from pipeline.params import read_params
+from pipeline.paths import SPECTROGRAMS, TABLE
+from pipeline.store import file_sha256
+from training import tracking
+from training.autoencoder import Autoencoder
+from training.checkpoint import Checkpoints, Epoch, write_curves
+from training.dataset import Spectrograms, load_spectrograms
+from training.loop import Job, train_worker
+from training.params import Params
+from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
+from training.sound import DESCRIPTION_FILE, Description
+
+_SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "loop.py", "step.py")
+
+
+def training_key(params: Params, data_digest: str) -> str:
+    """Return the digest of everything that the trained weights follow from: data, parameters, code."""
+    folder = Path(tracking.__file__).parent
+    content = {
+        "data": data_digest,
+        "autoencoder": params.autoencoder.model_dump(),
+        "train": params.train.model_dump(),
+        "code": {name: file_sha256(folder / name) for name in _SHAPES_THE_MODEL},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check(params: Params, train: Spectrograms, validation: Spectrograms) -> None:
+    """Refuse, before anything is started, what could only fail later."""
+    Autoencoder(train.shape, **params.autoencoder.model_dump())
+    if len(train) < params.train.global_batch_size:
+        raise ParameterError(
+            f"train.global_batch_size={params.train.global_batch_size} is more than the {len(train)} spectrograms to "
+            "train on"
+        )
+    if not len(validation):
+        raise CorpusError(
+            f"no spectrogram is left for validation: split.validation_share={params.split.validation_share} of "
+            f"{len(train)} clips"
+        )
+
+
+class Watcher:
+    """Follows the checkpoints of a training from the driver: prints each epoch, and sends it to be tracked."""
+
+    def __init__(self, checkpoints: Checkpoints, send: Callable[[Sequence[Epoch]], None], epochs: int) -> None:
+        self._checkpoints = checkpoints
+        self._send = send
+        self._epochs = epochs
+        self._seen = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "Watcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.look()
+
+    def look(self) -> None:
+        """Print and send the epochs that have ended since the last look."""
+        history = self._checkpoints.progress().history
+        # All of them: a run that lost its driver lacks what its last driver had not sent.
+        if len(history) > self._seen:
+            self._send(history)
+        for epoch in history[self._seen :]:
+            print(
+                f"train: epoch {epoch.epoch}/{self._epochs}  train_mse {epoch.train_mse:.6f}  val_mse "
+                f"{epoch.val_mse:.6f}  learning_rate {epoch.learning_rate:.2e}  {epoch.samples_per_s:.0f} samples/s",
+                flush=True,
+            )
+        self._seen = len(history)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(0.5):
+            self.look()
+
+
+def fit(params: Params, checkpoints: Checkpoints, verbose: bool) -> None:
+    """Run the workers until the training is finished."""
+    job = Job(
+        str(SPECTROGRAMS.absolute()),
+        str(TABLE.absolute()),
+        str(checkpoints.folder),
+        params.autoencoder,
+        params.train,
+        params.resources.cpus_per_worker,
+    )
+    resources = params.resources
+    with engine.connect(verbose) as cpus:
+        workers = engine.check_workers("resources.train_workers", resources.train_workers, job.cpus_per_worker, cpus)
+        trainer = TensorflowTrainer(
+            train_worker,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.cpus_per_worker}
+            ),
+            run_config=RunConfig(
+                name=f"{checkpoints.folder.name}-{time.time_ns()}",
+                storage_path=str(checkpoints.folder.parent / "ray"),
+                failure_config=FailureConfig(max_failures=resources.max_failures),
+            ),
+        )
+        trainer.fit()
+
+
+def export(checkpoints: Checkpoints, description: Description) -> Autoencoder:
+    """Write the best model and the curves where DVC looks for them."""
+    progress = checkpoints.progress()
+    autoencoder = checkpoints.load_best()
+    autoencoder.save(MODEL)
+    (MODEL / DESCRIPTION_FILE).write_text(description.to_json(), encoding="utf-8")
+    write_curves(CURVES, progress)
+    best = {"epochs": progress.epoch, "best_epoch": progress.best.epoch, "val_mse": progress.best.val_mse}
+    TRAIN_METRICS.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
+    return autoencoder
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train the autoencoder that `params.yaml` describes, or go on where a killed run stopped."""
+    params = read_params(Params, arguments.params)
+    train = load_spectrograms(SPECTROGRAMS, TABLE, "train", params.train.target_shape)
+    validation = load_spectrograms(SPECTROGRAMS, TABLE, "validation", params.train.target_shape)
+    check(params, train, validation)
+    key = training_key(params, train.store.digest)
+    checkpoints = Checkpoints(CHECKPOINTS.absolute() / key)
+    progress = checkpoints.progress()
+    print(
+        f"train: {len(train)} spectrograms, {len(validation)} for validation, {params.resources.train_workers} workers"
+        + (f", resumed after epoch {progress.epoch}" if progress.epoch else ""),
+        flush=True,
+    )
+    with tracking.connect() as client, tracking.training_run(client, key, params) as run:
+        with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs):
+            if not progress.is_finished(params.train.epochs, params.train.patience):
+                fit(params, checkpoints, arguments.verbose)
+        description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
+        export(checkpoints, description)
+        tracking.log_model(client, run.info.run_id, MODEL, validation.rows(np.arange(1)))
+        checkpoints.remove()
+        best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
+        print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
+
+
+if __name__ == "__main__":
+    command.run(main, command.parser(__doc__).parse_args())
