@@ -33,7 +33,7 @@ class Clip:
     clip_id : str
         Path relative to the corpus, with `/` on every system. Bytes that are not UTF-8 stand as `\xNN`.
     path : str
-        Where the file is, as the operating system wants it.
+        Where the file is, absolute, as the operating system wants it.
     """
 
     clip_id: str
@@ -85,7 +85,8 @@ def list_clips(folder: Path) -> Corpus:
     clips: dict[str, Clip] = {}
     rejected: list[Rejection] = []
     n_ignored = 0
-    for entry in _walk(os.fspath(folder), "", frozenset()):
+    # Absolute, since a worker of a cluster runs in another folder.
+    for entry in _walk(os.fspath(folder.absolute()), "", frozenset()):
         if isinstance(entry, Rejection):
             rejected.append(entry)
         elif entry is None:

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,16 +255,19 @@ class PreprocessingPipeline:
             columns[name].extend([value] * n_rows)
         columns["channel"].extend(range(n_rows))
 
-    def _notice(self, recording: Recording) -> Counter[str]:
-        """Count what a person would want to know was done to a clip."""
-        return Counter(
-            clips=1,
-            truncated=int(recording.source_samples > count_samples(self.loader.duration_s, recording.source_rate)),
-            padded=int(recording.y.shape[-1] < self.loader.n_samples),
-            silent=int(not recording.y.any()),
-            resampled=int(recording.source_rate != self.loader.sample_rate),
-            folded=int(len(recording.y) < recording.source_channels),
-        )
+    def _notice(self, recording: Recording) -> Iterator[str]:
+        """Yield what a person would want to know was done to a clip."""
+        yield "clips"
+        if recording.source_samples > count_samples(self.loader.duration_s, recording.source_rate):
+            yield "truncated"
+        if recording.y.shape[-1] < self.loader.n_samples:
+            yield "padded"
+        if not recording.y.any():
+            yield "silent"
+        if recording.source_rate != self.loader.sample_rate:
+            yield "resampled"
+        if len(recording.y) < recording.source_channels:
+            yield "folded"
 
     def _judge(self, n_found: int, rejected: tuple[Rejection, ...]) -> None:
         """Refuse a corpus of which too much cannot be used."""

@@ -91,9 +91,17 @@ class LogSpectrogramExtractor:
         # One call a signal: its frames fit the cache, and its bytes cannot depend on its neighbours.
         for signal, out in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
             padded[self.n_fft // 2 : self.n_fft // 2 + n_samples] = signal
-            self._power(frames, out)
+            n_heard = self._count_heard(signal)
+            self._power(frames[:n_heard], out[:, :n_heard])
+            out[:, n_heard:] = 0.0
             self._to_db(out)
         return S_db
+
+    def _count_heard(self, signal: NDArray[np.float32]) -> int:
+        """Return the frames up to the last that is not all zeros: those of a padded clip's end need no transform."""
+        n_zeros = int((signal != 0)[::-1].argmax()) if signal[-1] == 0 else 0
+        n_covered = len(signal) - n_zeros + self.n_fft // 2
+        return min(self.n_frames(len(signal)), 1 + (n_covered - 1) // self.hop_length)
 
     def _power(self, frames: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Put the power of frames (n_frames, n_fft) into `out` (n_bins, n_frames)."""

@@ -1,1 +1,1 @@
-"""Tests, as a package: so that `tests/pipeline/` and `pipeline/` are told apart, and both may hold a `test_params.py`."""
+"""Tests, as a package: it tells `tests/pipeline/` from `pipeline/`, and both folders may hold a `test_params.py`."""

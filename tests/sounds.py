@@ -39,9 +39,8 @@ def signals(rng):
 
 def write(path, y, sample_rate=8000, **options):
     """Write a signal (n_samples,) or (n_samples, n_channels) as a file, make its folder, and return its path."""
-    name = os.fsencode(path)
-    os.makedirs(os.path.dirname(name), exist_ok=True)
-    sf.write(name, y, sample_rate, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(os.fsencode(path), y, sample_rate, **options)
     return path
 
 

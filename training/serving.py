@@ -18,8 +18,10 @@ warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict` me
 
 def requirements() -> list[str]:
     """Return the packages that a serving environment needs, at the versions of this one."""
-    names = "keras librosa mlflow numpy pyarrow pydantic ruamel.yaml scipy soundfile soxr tensorflow".split()
-    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+    names = "keras librosa mlflow numpy pyarrow pydantic ruamel.yaml scipy soundfile soxr".split()
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    names.append("tensorflow-cpu" if "tensorflow-cpu" in installed else "tensorflow")
+    return [f"{name}=={installed[name]}" for name in names]
 
 
 class ServedAutoencoder(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]

@@ -1,7 +1,6 @@
 """From sound to sound with a trained autoencoder: what reconstructs a recording, with no server and no store."""
 
 import json
-import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from training.dataset import resize
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "training.json"
+_LONGER_THAN_ANY_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class SoundAutoencoder:
 
     def whole_loader(self) -> Loader:
         """Return a loader of whole recordings, at the model's rate."""
-        return Loader(self.loader.sample_rate, math.inf, self.loader.mono)
+        return Loader(self.loader.sample_rate, _LONGER_THAN_ANY_S, self.loader.mono)
 
     def reconstruct(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a sound as the autoencoder keeps it.

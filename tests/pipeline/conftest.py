@@ -85,11 +85,13 @@ def open_store(tmp_path):
 
 
 @pytest.fixture(scope="package")
-def cpus():
+def cpus(pytestconfig):
     """CPUs of an embedded Ray. Starting one takes seconds, so these tests share it."""
     from pipeline import engine
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        # For drivers that connect from another folder: Ray's workers have the path of those who started Ray.
+        patch.setenv("PYTHONPATH", str(pytestconfig.rootpath))
         with engine.connect() as found:
             yield found

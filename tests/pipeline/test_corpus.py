@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,9 @@ from pipeline.errors import CorpusError
 def touch(folder, *names):
     """Make empty files: listing opens none."""
     for name in names:
-        path = os.path.join(os.fsencode(folder), os.fsencode(name))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb"):
-            pass
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     return folder
 
 
@@ -27,6 +27,14 @@ def test_one_base_name_in_two_folders_is_two_clips(tmp_path):
 
     assert ids(corpus) == ["a.wav", "a/a.wav", "b/a.wav"]
     assert [os.path.relpath(clip.path, tmp_path) for clip in corpus.clips] == ids(corpus)
+
+
+def test_clips_are_found_from_other_folders_too(tmp_path, monkeypatch):
+    touch(tmp_path / "here" / "sounds", "a/b.wav")
+    monkeypatch.chdir(tmp_path / "here")
+    corpus = list_clips(Path("sounds"))
+
+    assert corpus.clips == (Clip("a/b.wav", str(tmp_path / "here" / "sounds" / "a" / "b.wav")),)
 
 
 def test_ids_do_not_depend_on_where_the_corpus_is(tmp_path):
@@ -49,7 +57,7 @@ def test_bytes_that_are_not_utf8_stand_as_escapes(tmp_path):
 
     assert clip.clip_id == r"caf\xe9.wav"
     assert clip.clip_id.encode()
-    assert os.path.exists(clip.path)
+    assert Path(clip.path).is_file()
 
 
 def test_two_names_that_read_the_same_are_not_mixed_up(tmp_path):
