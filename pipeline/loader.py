@@ -202,8 +202,8 @@ def _resample_stacked(signals: list[NDArray[np.float32]], rate: int, sample_rate
 
 
 def _count_resampled(n_samples: int, rate: int, sample_rate: int) -> int:
-    """Return how many samples soxr makes of `n_samples`: the nearest number, in whole numbers throughout."""
-    return (2 * n_samples * sample_rate + rate) // (2 * rate)
+    """Return how many samples soxr makes of `n_samples`: the nearest number, rounded where soxr rounds."""
+    return math.floor(n_samples / (rate / sample_rate) + 0.5)
 
 
 def _refuse(samples: NDArray[np.float32]) -> NoReturn:

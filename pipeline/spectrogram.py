@@ -4,8 +4,6 @@ from typing import Any
 
 import librosa
 import numpy as np
-import scipy.fft
-import scipy.signal
 from numpy.typing import NDArray
 
 from pipeline.errors import ParameterError
@@ -55,7 +53,8 @@ class LogSpectrogramExtractor:
         self.ref = float(ref)
         self.amin = float(amin)
         self.top_db = float(top_db)
-        self._window = scipy.signal.get_window("hann", n_fft, fftbins=True)
+        # Periodic, as `scipy.signal.get_window("hann", n_fft)`, whose import takes a second of each worker.
+        self._window = np.hanning(n_fft + 1)[:-1]
 
     @property
     def n_bins(self) -> int:
@@ -106,9 +105,10 @@ class LogSpectrogramExtractor:
     def _power(self, frames: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Put the power of frames (n_frames, n_fft) into `out` (n_bins, n_frames)."""
         # Of columns, so that the transform writes frames side by side, as `out` has them.
-        spectrum = scipy.fft.rfft((frames * self._window).T, axis=0)[: self.n_bins]
-        power = np.square(spectrum.real)
-        power += np.square(spectrum.imag)
+        spectrum = np.empty((self.n_fft // 2 + 1, len(frames)), dtype=np.complex128)
+        np.fft.rfft((frames * self._window).T, axis=0, out=spectrum)
+        power = np.square(spectrum.real[: self.n_bins])
+        power += np.square(spectrum.imag[: self.n_bins])
         out[...] = power
 
     def _to_db(self, power: NDArray[np.float32]) -> None:

@@ -6,6 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.loader import Loader
+from pipeline.normaliser import MinMaxNormaliser
+from pipeline.padder import Padder
+from pipeline.preprocessing import PreprocessingPipeline
+from pipeline.spectrogram import LogSpectrogramExtractor
+from pipeline.store import Saver, Store
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
@@ -21,3 +28,27 @@ def fsdd() -> Path:
         pytest.skip("FSDD_DIR is not set: it names the folder of the Free Spoken Digit Dataset's 3,000 WAV files")
     assert list(Path(folder).glob("*.wav")), f"FSDD_DIR={folder} holds no *.wav"
     return Path(folder)
+
+
+@pytest.fixture
+def make_pipeline(tmp_path):
+    """Return a function that builds the five parts, writing into a folder of `tmp_path`."""
+
+    def make(folder="out", loader=None, extractor=None, normaliser=None, **options):
+        out = tmp_path / folder
+        return PreprocessingPipeline(
+            loader or Loader(),
+            Padder(),
+            extractor or LogSpectrogramExtractor(),
+            normaliser or MinMaxNormaliser(),
+            Saver(out / "spectrograms", out / "min_max_values.parquet"),
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def open_store(tmp_path):
+    """Return a function that reads what `make_pipeline`'s pipelines wrote."""
+    return lambda folder="out": Store(tmp_path / folder / "spectrograms", tmp_path / folder / "min_max_values.parquet")

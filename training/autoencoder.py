@@ -76,17 +76,20 @@ class SynchronisedBatchNormalization(keras.layers.BatchNormalization):  # type: 
     """Batch normalisation over the batches of all replicas, with one exchange a layer instead of Keras' three.
 
     Every replica holds an equal share of the global batch, so means of means are means, and the counts that Keras
-    exchanges are known.
+    exchanges are known. Replicas tell each other mean and variance rather than the mean of squares: a difference of
+    large numbers would give two workers another variance than one (by 1e-4 where the mean is ten deviations).
     """
 
     def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
         context = tf.distribute.get_replica_context()
         if mask is not None or context is None or context.num_replicas_in_sync == 1:
             return super()._moments(inputs, mask)  # type: ignore[no-any-return]
-        axes = self._reduction_axes
-        local = tf.stack([tf.reduce_mean(inputs, axes), tf.reduce_mean(tf.square(inputs), axes)])
-        mean, mean_square = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, local))
-        return mean, tf.maximum(mean_square - tf.square(mean), 0.0)
+        # Each replica fills its own line of zeros, so that the sum is all lines.
+        line = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync, dtype=inputs.dtype)
+        local = tf.stack(tf.nn.moments(inputs, self._reduction_axes))
+        moments = context.all_reduce(tf.distribute.ReduceOp.SUM, line[:, None, None] * local)
+        means, variances = tf.unstack(moments, axis=1)
+        return tf.reduce_mean(means, 0), tf.reduce_mean(variances, 0) + tf.math.reduce_variance(means, 0)
 
 
 class Autoencoder:
@@ -208,7 +211,11 @@ class Autoencoder:
             expected and what was found.
         """
         path = Path(folder)
-        autoencoder = cls(**_read_description(path / DESCRIPTION_FILE))
+        description = _read_description(path / DESCRIPTION_FILE)
+        try:
+            autoencoder = cls(**description)
+        except (TypeError, ValueError) as error:  # ParameterError is one
+            raise ModelError(f"{path / DESCRIPTION_FILE}: describes no autoencoder: {error}") from error
         autoencoder.load_weights(path)
         return autoencoder
 
@@ -308,12 +315,14 @@ def _normalise_and_activate(x: Any, name: str) -> Any:
 def _read_description(path: Path) -> dict[str, Any]:
     """Return what `save` wrote beside the weights."""
     try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = description.pop("format_version", None)
+        description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: missing, expected a folder that Autoencoder.save wrote") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(description, dict):
+        raise ModelError(f"{path}: holds {type(description).__name__}, expected an object")
+    version = description.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise ModelError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
     expected = set(Architecture.__dataclass_fields__)

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ class Epoch:
     train_mse, val_mse : float
         The first over the epoch's batches as the weights moved, the second after it.
     learning_rate : float
-        Of the last step.
+        At its end: the rate that the next step takes.
     samples_per_s : float
         Spectrograms trained on per second, over all workers.
     timestamp_ms : int
@@ -96,7 +97,16 @@ class Checkpoints:
     def progress(self) -> Progress:
         """Return how far the training is; no history when it has not finished an epoch."""
         latest = self._latest()
-        return _read_progress(latest) if latest else Progress()
+        while latest is not None:
+            try:
+                return _read_progress(latest)
+            except ModelError:
+                # A worker may have superseded and removed it since it was listed.
+                newer = self._latest()
+                if newer == latest:
+                    raise
+                latest = newer
+        return Progress()
 
     def resume(self, autoencoder: Autoencoder) -> Progress:
         """Take weights and optimizer state of the newest checkpoint, if there is one, and return how far it is."""
@@ -104,9 +114,7 @@ class Checkpoints:
         if latest is None:
             return Progress()
         autoencoder.load_weights(latest)
-        assert autoencoder.optimizer is not None
-        with np.load(latest / "optimizer.npz", allow_pickle=False) as state:
-            autoencoder.optimizer.load_own_variables(dict(state))
+        _load_optimizer(latest / "optimizer.npz", autoencoder)
         return _read_progress(latest)
 
     def load_best(self) -> Autoencoder:
@@ -115,7 +123,12 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove all of them: the training is finished and its results are elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Away in one step, since half of them would read as damaged.
+        removed = self.folder.with_name(f".{self.folder.name}.removed")
+        shutil.rmtree(removed, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def _latest(self) -> Path | None:
         return max(self.folder.glob("epoch-*"), default=None, key=lambda path: path.name)
@@ -158,7 +171,7 @@ def read_curves(path: Path) -> Progress:
                     for row in csv.DictReader(file)
                 )
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: cannot be read: {error}; run the train stage again") from error
 
 
@@ -171,6 +184,20 @@ def _write_state(folder: Path, autoencoder: Autoencoder, progress: Progress) -> 
     np.savez(folder / "optimizer.npz", allow_pickle=False, **variables)
     content = {"format_version": FORMAT_VERSION, "history": [asdict(epoch) for epoch in progress.history]}
     (folder / "progress.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _load_optimizer(path: Path, autoencoder: Autoencoder) -> None:
+    """Take the state of the optimizer, which Keras would skip with a warning if it were another optimizer's."""
+    assert autoencoder.optimizer is not None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path}: cannot be read: {error}; remove {path.parents[1]} to start afresh") from error
+    expected = len(autoencoder.optimizer.variables)
+    if len(state) != expected:
+        raise ModelError(f"{path}: holds {len(state)} arrays, expected {expected} of this optimizer")
+    autoencoder.optimizer.load_own_variables(state)
 
 
 def _read_progress(folder: Path) -> Progress:

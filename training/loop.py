@@ -56,7 +56,7 @@ def run_worker(job: Job, rank: int, num_workers: int) -> None:
         Which of how many this is. With several, `TF_CONFIG` must say where they are.
     """
     settings = job.train
-    strategy = _join(settings.seed, job.cpus_per_worker, num_workers)
+    strategy = join(settings.seed, job.cpus_per_worker, num_workers)
     train = load_spectrograms(job.spectrograms, job.table, "train", settings.target_shape)
     validation = load_spectrograms(job.spectrograms, job.table, "validation", settings.target_shape)
     steps_per_epoch = len(train) // settings.global_batch_size
@@ -88,7 +88,8 @@ def build_autoencoder(job: Job, train: Spectrograms) -> Autoencoder:
 def learning_rate_schedule(settings: TrainSection, steps_per_epoch: int) -> Any:
     """Return the learning rate as a function of the step: a linear warm-up, then constant or half a cosine."""
     warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
-    steps = settings.epochs * steps_per_epoch - warmup_steps
+    # At least one: a warm-up that ends within the last epoch may round to all of it.
+    steps = max(1, settings.epochs * steps_per_epoch - warmup_steps)
     if settings.schedule == "constant" and not warmup_steps:
         return settings.learning_rate
     return keras.optimizers.schedules.CosineDecay(
@@ -100,7 +101,7 @@ def learning_rate_schedule(settings: TrainSection, steps_per_epoch: int) -> Any:
     )
 
 
-def _join(seed: int, cpus: int, num_workers: int) -> Any:
+def join(seed: int, cpus: int, num_workers: int) -> Any:
     """Return the strategy over all workers, after everything that TensorFlow takes only before its first operation."""
     tf.config.threading.set_intra_op_parallelism_threads(cpus)
     tf.config.threading.set_inter_op_parallelism_threads(cpus)

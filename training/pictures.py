@@ -51,7 +51,7 @@ def reconstruction_grid(
             )
         axes[row, 0].set_ylabel(f"{name}\nfrequency (kHz)")
     for column, title in enumerate(titles):
-        axes[0, column].set_title(title, fontsize=8)
+        axes[0, column].set_title(title, fontsize=8, parse_math=False)
         axes[1, column].set_xlabel("time (s)")
     figure.colorbar(image, ax=axes, label="level (dB)")
     figure.savefig(path, metadata={"Software": None})

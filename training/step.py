@@ -46,7 +46,10 @@ class SynchronousStep:
         return float(self._optimizer.learning_rate)
 
     def gradients(self, x: NDArray[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
-        """Return the global batch's gradients from this replica's slice of it, and leave the weights as they are."""
+        """Return the global batch's gradients from this replica's slice of it, without taking a step.
+
+        As in a step, batch normalisation's moving statistics move.
+        """
 
         def summed(rows: Any) -> Any:
             _, gradients = self._differentiate(rows)

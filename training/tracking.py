@@ -4,9 +4,11 @@ A run belongs to a training key: a training that was interrupted finds its run a
 once, since every metric keeps the time at which it was first measured.
 """
 
+import importlib.metadata
 import math
 import os
 import subprocess
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,6 @@ from pipeline.errors import ResourceError
 from pipeline.params import flatten
 from training.checkpoint import CURVES, Epoch, Progress
 from training.params import Params
-from training.serving import requirements
 
 EXPERIMENT = "generative-music"
 KEY_TAG = "training_key"
@@ -104,15 +105,17 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, example: A
     if _logged_models(client, run_id):
         return
     root = Path(__file__).resolve().parent
-    mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(root / "serving.py"),
-        artifacts={"autoencoder": str(folder)},
-        code_paths=[str(root), str(root.parent / "pipeline")],
-        signature=infer_signature(example, example),
-        input_example=example,
-        pip_requirements=requirements(),
-    )
+    # MLflow asks for type hints on `predict` whenever it loads the model; the signature says more than they could.
+    with warnings.catch_warnings(record=True):
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(root / "serving.py"),
+            artifacts={"autoencoder": str(folder)},
+            code_paths=[str(root), str(root.parent / "pipeline")],
+            signature=infer_signature(example, example),
+            input_example=example,
+            pip_requirements=_serving_requirements(),
+        )
 
 
 def log_evaluation(client: mlflow.MlflowClient, run_id: str, figures: dict[str, float], files: Iterable[Path]) -> None:
@@ -145,6 +148,14 @@ def register(client: mlflow.MlflowClient, name: str, run: Run, tags: dict[str, s
         client.set_registered_model_alias(name, "champion", version.version)
         return version.version, True
     return version.version, str(aliases["champion"]) == str(version.version)
+
+
+def _serving_requirements() -> list[str]:
+    """Return the packages that a serving environment needs, at the versions of this one."""
+    names = "keras librosa mlflow numpy pyarrow pydantic ruamel.yaml scipy soundfile soxr".split()
+    # The package that brings the module has another name where there is a build without CUDA.
+    names.append(importlib.metadata.packages_distributions()["tensorflow"][0].replace("_", "-"))
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 
 
 def _set_experiment(client: mlflow.MlflowClient, uri: str) -> None:

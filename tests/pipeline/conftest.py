@@ -1,15 +1,9 @@
-"""What several tests of `pipeline` build: parameters, pipelines, and one embedded Ray for all of them."""
+"""What several tests of `pipeline` need: a parameter file, and one embedded Ray for all of them."""
 
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.loader import Loader
-from pipeline.normaliser import MinMaxNormaliser
-from pipeline.padder import Padder
 from pipeline.params import PARAMS_FILE
-from pipeline.preprocessing import PreprocessingPipeline
-from pipeline.spectrogram import LogSpectrogramExtractor
-from pipeline.store import Saver, Store
 
 # What tests count on; everything else is as in the repository's own file.
 _FIXED = {
@@ -58,30 +52,6 @@ def write_params(pytestconfig, tmp_path):
         return path
 
     return write
-
-
-@pytest.fixture
-def make_pipeline(tmp_path):
-    """Return a function that builds the five parts, writing into a folder of `tmp_path`."""
-
-    def make(folder="out", loader=None, extractor=None, normaliser=None, **options):
-        out = tmp_path / folder
-        return PreprocessingPipeline(
-            loader or Loader(),
-            Padder(),
-            extractor or LogSpectrogramExtractor(),
-            normaliser or MinMaxNormaliser(),
-            Saver(out / "spectrograms", out / "min_max_values.parquet"),
-            **options,
-        )
-
-    return make
-
-
-@pytest.fixture
-def open_store(tmp_path):
-    """Return a function that reads what `make_pipeline`'s pipelines wrote."""
-    return lambda folder="out": Store(tmp_path / folder / "spectrograms", tmp_path / folder / "min_max_values.parquet")
 
 
 @pytest.fixture(scope="package")

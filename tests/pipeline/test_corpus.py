@@ -266,9 +266,9 @@ def test_tiny_corpora(n_clips, wanted, seed):
     assert sorted(splits(Splitter(None, None, None, 1e-6, 1e-6, seed), clip_ids).values()) == wanted
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_held_out_shares_never_take_the_last_group(seed):
-    assert splits(Splitter(None, None, None, 0.45, 0.45, seed), ["only.wav"]) == {"only.wav": "train"}
+def test_held_out_shares_never_take_the_last_group():
+    for seed in range(30):
+        assert splits(Splitter(None, None, None, 0.45, 0.45, seed), ["only.wav"]) == {"only.wav": "train"}
 
 
 def test_a_corpus_with_its_own_test_set():

@@ -52,8 +52,8 @@ def test_decibels_agree_with_double_on_fsdd(fsdd, record_property):
     loader, padder, extractor = Loader(), Padder(), LogSpectrogramExtractor()
     worst = np.zeros(2)
     paths = sorted(fsdd.glob("*.wav"))
-    for path in paths:
-        y = padder.pad(loader.load(path).y[0], loader.n_samples)
+    for path, recording in zip(paths, loader.load_many(paths), strict=True):
+        y = padder.pad(recording.y[0], loader.n_samples)
         S_db, expected = extractor.extract(y), reference_db(y)
         assert_agrees(S_db, expected, path.name)
         worst = np.maximum(worst, worst_errors_db(S_db, expected))

@@ -1,0 +1,63 @@
+"""What a run came to, in a form in which two runs can be compared, and what MLflow keeps of it."""
+
+from dataclasses import dataclass
+
+import h5py
+import mlflow
+import numpy as np
+
+from tests.projects import hashes
+
+METRICS = ("train_mse", "val_mse", "learning_rate", "samples_per_s")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that must be the same, byte for byte and bit for bit, whatever happened on the way."""
+
+    data: dict
+    weights: dict
+    curves: str
+
+    @classmethod
+    def of(cls, project):
+        """Return what is in a project now."""
+        return cls(
+            hashes(project.path("data")),
+            read_weights(project.path("models/autoencoder/autoencoder.weights.h5")),
+            project.read("reports/train/curves.csv"),
+        )
+
+    def assert_same(self, other):
+        """Compare with another outcome, and say where they differ."""
+        assert self.data == other.data
+        assert self.curves == other.curves
+        assert self.weights.keys() == other.weights.keys()
+        differing = [name for name, values in self.weights.items() if not np.array_equal(values, other.weights[name])]
+        assert not differing
+
+
+def read_weights(path):
+    """Return the arrays of a file of weights, by path."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def tracking(project):
+    """Return a client of a project's own MLflow database."""
+    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{project.path('mlflow.db')}")
+
+
+def runs_of(project):
+    """Return all of a project's MLflow runs, the oldest first."""
+    client = tracking(project)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+
+
+def points_of(project, run, metric):
+    """Return (step, value) of each point that a run has of a metric, in the order of steps."""
+    history = tracking(project).get_metric_history(run.info.run_id, metric)
+    return sorted((point.step, point.value) for point in history)

@@ -1,0 +1,83 @@
+"""What the repository says of itself holds."""
+
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.params import flatten, read_params
+from training.params import Params
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+
+
+def read_yaml(name):
+    return YAML(typ="safe", pure=True).load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_default_parameters_are_valid():
+    params = read_params(Params, ROOT / "params.yaml")
+    assert len(params.autoencoder.conv_filters) >= 3
+
+
+def test_the_readme_names_every_parameter():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## Parameters")[1].split("## ")[0]
+    for name in flatten(read_yaml("params.yaml")):
+        section, key = name.split(".")
+        assert re.search(rf"`{section}\.[^|]*{key}`", table), f"{name} is not in the README's table"
+
+
+def test_the_readme_maps_every_module():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listing = readme.split("## Map of files")[1]
+    for package in ("pipeline", "training"):
+        for path in (ROOT / package).glob("*.py"):
+            assert path.name == "__init__.py" or path.name in listing, f"{path.name} is not in the README's map"
+
+
+def test_the_lock_holds_names_versions_and_hashes_only():
+    assert {path.stem for path in LOCKS} == {"uv", "run", "dev"}
+    for path in LOCKS:
+        text = path.read_text(encoding="utf-8")
+        assert "://" not in text
+        for requirement in re.split(r"\n(?=\S)", text.strip()):
+            assert re.match(r"[a-z0-9.-]+==\S+( ; .+?)? \\\n", requirement), requirement.splitlines()[0]
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}", requirement), requirement.splitlines()[0]
+
+
+def test_every_declared_dependency_is_locked():
+    locked = set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements/run.txt").read_text(encoding="utf-8"), re.M))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    names = {re.match(r"[\w.-]+", each)[0].lower().replace("_", "-").replace(".", "-") for each in declared}
+    assert names <= {name.replace(".", "-") for name in locked}
+
+
+@pytest.mark.parametrize("name", ["dvc.yaml", "pipeline/dvc.yaml"])
+def test_stages_depend_on_code_that_exists_and_run_a_module_of_their_name(name):
+    for stage, content in read_yaml(name)["stages"].items():
+        assert content["cmd"].endswith(f".stages.{stage}")
+        module = content["cmd"].removeprefix("python -m ").replace(".", "/") + ".py"
+        assert module in content["deps"]
+        for dependency in content["deps"]:
+            assert not dependency.endswith(".py") or (ROOT / dependency).is_file()
+
+
+def test_no_stage_depends_on_where_the_work_runs():
+    for name in ("dvc.yaml", "pipeline/dvc.yaml"):
+        for content in read_yaml(name)["stages"].values():
+            assert not any(param.startswith("resources") for param in content.get("params", []))
+
+
+def test_mlproject_has_an_entry_point_for_each_stage_and_runs_them_by_dvc():
+    entry_points = read_yaml("MLproject")["entry_points"]
+    stages = [*read_yaml("dvc.yaml")["stages"], *read_yaml("pipeline/dvc.yaml")["stages"]]
+    assert set(entry_points) == {"main", *stages}
+    for name, entry_point in entry_points.items():
+        expected = {"main": "dvc repro", "sample_corpus": "dvc repro pipeline/dvc.yaml:sample_corpus"}
+        assert entry_point["command"] == expected.get(name, f"dvc repro {name}")

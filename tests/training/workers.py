@@ -1,0 +1,92 @@
+"""What workers do in processes of their own; each writes what it found as `.npz`, for a test to compare."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training.autoencoder import Autoencoder, SynchronisedBatchNormalization
+from training.step import SynchronousStep
+
+ARCHITECTURE = {"conv_filters": (6, 6), "conv_kernels": (3, 3), "conv_strides": (2, (2, 1)), "latent_space_dim": 5}
+SHAPE = (8, 8, 1)
+GLOBAL_BATCH_SIZE = 8
+
+
+def strategy_of(num_workers):
+    """Return the strategy over all workers, computing in one thread, always in the same order."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
+    return tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else tf.distribute.get_strategy()
+
+
+def measure_promise(path, rank, num_workers):
+    """Measure everything that must not depend on the number of workers."""
+    strategy = strategy_of(num_workers)
+    found = {}
+    keras.config.set_dtype_policy("float64")
+    _train_in_double(found, strategy, rank)
+    _normalise(found, strategy, rank, SynchronisedBatchNormalization(momentum=0.9), "ours")
+    _normalise(found, strategy, rank, keras.layers.BatchNormalization(momentum=0.9, synchronized=True), "keras")
+    _normalise(found, strategy, rank, keras.layers.BatchNormalization(momentum=0.9), "plain")
+    keras.config.set_dtype_policy("float32")
+    _train_in_single(found, strategy, rank)
+    np.savez(f"{path}/{rank}-of-{num_workers}.npz", **found)
+
+
+def _batches(strategy, rank, number, dtype):
+    """Return this rank's slices of some global batches of structured noise."""
+    rng = np.random.default_rng(3)
+    latent = rng.normal(size=(number, GLOBAL_BATCH_SIZE, 3))
+    x = 0.5 + 0.2 * np.tanh(latent @ rng.normal(size=(3, 64))) + 0.02 * rng.normal(size=(number, GLOBAL_BATCH_SIZE, 64))
+    size = GLOBAL_BATCH_SIZE // strategy.num_replicas_in_sync
+    return x.reshape(number, GLOBAL_BATCH_SIZE, *SHAPE)[:, rank * size : (rank + 1) * size].astype(dtype)
+
+
+def _build(strategy, optimizer):
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        autoencoder = Autoencoder(SHAPE, **ARCHITECTURE)
+        return autoencoder, SynchronousStep(autoencoder.model, optimizer(), strategy)
+
+
+def _train_in_double(found, strategy, rank):
+    x = _batches(strategy, rank, 6, np.float64)
+    autoencoder, step = _build(strategy, lambda: keras.optimizers.SGD(0.1))
+    names = [variable.path for variable in autoencoder.model.trainable_variables]
+    gradients = step.gradients(x[0])
+    found |= {f"gradient {name}": gradient for name, gradient in zip(names, gradients, strict=True)}
+    found["sgd losses"] = [step.train_epoch(x[np.roll(np.arange(6), epoch)]) for epoch in range(3)]
+    found |= {f"sgd weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
+    found["sgd evaluation"] = step.evaluate(x)
+
+
+def _train_in_single(found, strategy, rank):
+    x = _batches(strategy, rank, 20, np.float32)
+    autoencoder, step = _build(strategy, lambda: keras.optimizers.Adam(1e-3))
+    found["adam losses"] = [step.train_epoch([each]) for each in x]
+    found |= {f"adam weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
+    found["adam evaluation"] = step.evaluate(x)
+
+
+def _normalise(found, strategy, rank, layer, name):
+    """Record what a layer of batch normalisation returns for a batch, its gradients, and its moving statistics."""
+    x = _batches(strategy, rank, 1, np.float64)[0]
+    weight = np.random.default_rng(4).normal(size=x.shape[1:])
+    with strategy.scope():
+        layer.build((None, *x.shape[1:]))
+
+    def step(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            y = layer(rows, training=True)
+            loss = tf.reduce_sum(y**3 * weight)
+        gradients = tape.gradient(loss, [rows, *layer.trainable_variables])
+        context = tf.distribute.get_replica_context()
+        return y, gradients[0], *context.all_reduce(tf.distribute.ReduceOp.SUM, gradients[1:])
+
+    outputs = tf.function(lambda rows: strategy.run(step, args=(rows,)))(tf.constant(x))
+    names = ["y", "x gradient", "gamma gradient", "beta gradient"]
+    found |= {f"{name} {each}": np.asarray(output) for each, output in zip(names, outputs, strict=True)}
+    found |= {f"{name} moving mean": np.asarray(layer.moving_mean)}
+    found |= {f"{name} moving variance": np.asarray(layer.moving_variance)}
