@@ -148,7 +148,7 @@ class Splitter:
         Raises
         ------
         CorpusError
-            The test pattern takes only some clips of a group.
+            The test pattern takes no clip, every clip, or only some clips of a group.
         """
         groups = [_match(self._group, "group", clip_id) or clip_id for clip_id in clip_ids]
         splits = self._deal(clip_ids, groups)
@@ -186,6 +186,11 @@ class Splitter:
                     f"split.test={self._test.pattern!r} matches {count} of the {members[group]} clips of group "
                     f"{group!r}; a group must stand in one split, so make split.group finer"
                 )
+        if not chosen or len(chosen) == len(members):
+            raise CorpusError(
+                f"split.test={self._test.pattern!r} matches {sum(chosen.values())} of {len(clip_ids)} clips, and must "
+                "match some and leave some to train on"
+            )
         return dict.fromkeys(chosen, "test")
 
 

@@ -12,6 +12,9 @@ import ray.exceptions
 
 from pipeline.errors import ResourceError
 
+# It warns that an embedded Ray asks for a token, which is as it should be, and tells how to turn that off.
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
@@ -39,10 +42,12 @@ def connect(verbose: bool = False) -> Iterator[int]:
             f"RAY_ADDRESS={address} must be unset, 'auto' or host:port on a machine that is part of the cluster"
         )
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)
     try:
         ray.init(log_to_driver=verbose, logging_level=logging.WARNING, **options)
-    except ConnectionError as error:
-        raise ResourceError(f"RAY_ADDRESS={address}: no cluster answers there: {error}") from error
+    except (ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ResourceError(f"RAY_ADDRESS={address}: no cluster answers there: {reason}") from error
     try:
         yield int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     finally:
@@ -110,5 +115,6 @@ def _get(reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         raise cause from error
-    except ray.exceptions.WorkerCrashedError as error:
-        raise ResourceError("a unit of work lost its worker process again and again (out of memory?)") from error
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())
+        raise ResourceError(f"a unit of work lost its worker process or node again and again: {reason}") from error

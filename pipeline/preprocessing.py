@@ -173,8 +173,8 @@ class PreprocessingPipeline:
         Raises
         ------
         CorpusError
-            The folder holds nothing that can be used, or more is rejected than `max_rejected_share`. Nothing reads
-            as a store then.
+            The folder holds nothing that can be used, or its splits contradict each other; an earlier store stays as
+            it was. Or more is rejected than `max_rejected_share`; nothing reads as a store then.
         """
         return self.process_corpus(list_clips(Path(folder)), map_units)
 

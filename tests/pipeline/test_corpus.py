@@ -295,3 +295,9 @@ def test_labels_and_groups_are_read_off_the_id():
     assert (one.label, one.group) == ("Flute", "Flute/60")
     assert (other.label, other.group) == ("Flute", "Flute/60")
     assert (bare.label, bare.group) == (None, "note.wav")
+
+
+@pytest.mark.parametrize(("pattern", "matched"), [("nothing like it", 0), (r"\.wav$", 3)])
+def test_a_test_pattern_that_takes_no_clip_or_every_clip_is_refused(pattern, matched):
+    with pytest.raises(CorpusError, match=rf"matches {matched} of 3 clips"):
+        Splitter(test=pattern).describe(["a.wav", "b.wav", "c.wav"])
