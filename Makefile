@@ -31,6 +31,7 @@ $(STAMP): $(REQUIREMENTS)
 
 .PHONY: repro
 repro: $(STAMP) ## Run the whole pipeline: corpus, spectrograms, training, evaluation, registration
+	@python -m training.preflight
 	dvc repro
 	@echo
 	@dvc metrics show
@@ -38,7 +39,7 @@ repro: $(STAMP) ## Run the whole pipeline: corpus, spectrograms, training, evalu
 
 .PHONY: ui
 ui: $(STAMP) ## Compare runs in a browser, at http://127.0.0.1:5000
-	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000 --workers 1
 
 .PHONY: test
 test: $(STAMP) ## Run all tests but the long ones

@@ -12,14 +12,13 @@ follows from the seed, with deterministic operations, as the train stage does.
 import argparse
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import start
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from training.params import Params
@@ -72,19 +71,10 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def samples_per_s(kind: str, workers: int, arguments: argparse.Namespace) -> float:
     """Run one contender in processes of its own, and return what its first one measured."""
-    ports = [_free_port() for _ in range(workers)]
-    children = []
-    for rank in range(workers):
-        environment = dict(os.environ)
-        if workers > 1:
-            task = {"type": "worker", "index": rank}
-            cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-            environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-        command = [sys.executable, "-m", "benchmarks.training", "--measure", kind]
-        for name in ("params", "spectrograms", "table", "epochs"):
-            command += [f"--{name}", str(getattr(arguments, name))]
-        command += ["--rank", str(rank), "--workers", str(workers), "--cpus", str(max(1, arguments.cpus // workers))]
-        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+    command = ["benchmarks.training", "--measure", kind, "--cpus", str(max(1, arguments.cpus // workers))]
+    for name in ("params", "spectrograms", "table", "epochs"):
+        command += [f"--{name}", str(getattr(arguments, name))]
+    children = start(command, workers)
     outputs = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
         raise SystemExit(f"a process of {kind!r} failed; run it by hand with --measure {kind}")
@@ -103,12 +93,6 @@ def main(arguments: argparse.Namespace) -> None:
     for name, values in results.items():
         ratios = [value / other for value, other in zip(values, first, strict=True)]
         print(f"| {name} | {statistics.median(values):.0f} | {statistics.median(ratios):.2f} |")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

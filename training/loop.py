@@ -4,6 +4,7 @@ Runs in a process of its own, started by Ray Train (`train_worker`) or by anythi
 (`run_worker`). Talks to nobody but the other workers: the driver reads progress off the checkpoints.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def run_worker(job: Job, rank: int, num_workers: int) -> None:
-    """Train until the job is finished, together with the other workers.
+    """Train until the job is finished, or its error is no longer finite, together with the other workers.
 
     Parameters
     ----------
@@ -72,6 +73,8 @@ def run_worker(job: Job, rank: int, num_workers: int) -> None:
         train_mse = step.train_epoch(slices)
         samples_per_s = steps_per_epoch * settings.global_batch_size / (time.monotonic() - started)
         val_mse = step.evaluate(validation.evaluation_slices(rank=rank, num_workers=num_workers))
+        if not math.isfinite(train_mse + val_mse):
+            return  # the driver sees that the last epoch left no checkpoint; another try would end the same way
         progress = Progress((*progress.history, _epoch(progress, step, train_mse, val_mse, samples_per_s)))
         if rank == 0:
             checkpoints.save(autoencoder, progress)

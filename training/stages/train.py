@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.tensorflow import TensorflowTrainer
 
 from pipeline import command, engine
-from pipeline.errors import CorpusError, ParameterError
+from pipeline.errors import CorpusError, ParameterError, ResourceError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.store import file_sha256
@@ -64,7 +65,8 @@ class Watcher:
         self._checkpoints = checkpoints
         self._send = send
         self._epochs = epochs
-        self._seen = 0
+        self._printed = checkpoints.progress().epoch
+        self._sent = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -80,16 +82,17 @@ class Watcher:
     def look(self) -> None:
         """Print and send the epochs that have ended since the last look."""
         history = self._checkpoints.progress().history
-        # All of them: a run that lost its driver lacks what its last driver had not sent.
-        if len(history) > self._seen:
+        # From the first: a run that lost its driver lacks what that driver had not sent.
+        if len(history) > self._sent:
             self._send(history)
-        for epoch in history[self._seen :]:
+            self._sent = len(history)
+        for epoch in history[self._printed :]:
             print(
                 f"train: epoch {epoch.epoch}/{self._epochs}  train_mse {epoch.train_mse:.6f}  val_mse "
                 f"{epoch.val_mse:.6f}  learning_rate {epoch.learning_rate:.2e}  {epoch.samples_per_s:.0f} samples/s",
                 flush=True,
             )
-        self._seen = len(history)
+        self._printed = len(history)
 
     def _follow(self) -> None:
         while not self._stop.wait(0.5):
@@ -116,12 +119,30 @@ def fit(params: Params, checkpoints: Checkpoints, verbose: bool) -> None:
                 num_workers=workers, use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.cpus_per_worker}
             ),
             run_config=RunConfig(
-                name=f"{checkpoints.folder.name}-{time.time_ns()}",
-                storage_path=str(checkpoints.folder.parent / "ray"),
+                # Ray's own notes on this start; what a training goes on from is in the checkpoints.
+                name=str(time.time_ns()),
+                storage_path=str(ray_folder(checkpoints)),
                 failure_config=FailureConfig(max_failures=resources.max_failures),
             ),
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            reason = " ".join(str(error).split())
+            raise ResourceError(
+                f"training failed more than resources.max_failures={resources.max_failures} times: {reason}"
+            ) from error
+    progress = checkpoints.progress()
+    if not progress.is_finished(params.train.epochs, params.train.patience):
+        raise ParameterError(
+            f"train: the error is no longer finite after epoch {progress.epoch}; lower "
+            f"train.learning_rate={params.train.learning_rate}"
+        )
+
+
+def ray_folder(checkpoints: Checkpoints) -> Path:
+    """Return where Ray Train keeps its notes on a training."""
+    return checkpoints.folder.with_name(f"{checkpoints.folder.name}.ray")
 
 
 def export(checkpoints: Checkpoints, description: Description) -> Autoencoder:
@@ -158,6 +179,7 @@ def main(arguments: argparse.Namespace) -> None:
         export(checkpoints, description)
         tracking.log_model(client, run.info.run_id, MODEL, validation.rows(np.arange(1)))
         checkpoints.remove()
+        shutil.rmtree(ray_folder(checkpoints), ignore_errors=True)
         best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
         print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
 
