@@ -7,3 +7,6 @@ import os
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+# Who started this process, noted before anything that takes seconds to import: see `pipeline.command`.
+PARENT = os.getppid()

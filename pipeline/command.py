@@ -1,10 +1,14 @@
 """What every stage's command line shares: `--params`, `--verbose`, and errors as one line with exit status 1."""
 
 import argparse
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import PARENT
 from pipeline.errors import GenerativeMusicError
 from pipeline.params import PARAMS_FILE
 
@@ -19,6 +23,8 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> None:
     """Run a stage; an error that input caused becomes one line on standard error and exit status 1."""
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         main(arguments)
     except GenerativeMusicError as error:
@@ -28,3 +34,14 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_with_parent() -> None:
+    """End this process when the DVC that started it is gone, as if it had been killed too.
+
+    A killed DVC leaves its stage running, and its next `repro` would start another one beside it, in the same files.
+    """
+    while os.getppid() == PARENT:
+        time.sleep(0.2)
+    print("error: DVC, which started this stage, is gone", file=sys.stderr, flush=True)
+    os._exit(1)

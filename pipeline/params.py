@@ -41,6 +41,8 @@ class CorpusSection(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_pattern("label", self.label, group="label")
+        if self.dir.startswith("~"):
+            raise ValueError(f"dir={self.dir!r} must be written in full, since ~ is expanded by shells only")
         return self
 
 

@@ -46,13 +46,15 @@ class LogSpectrogramExtractor:
         if not 0 < hop_length <= n_fft:
             raise ParameterError(f"hop_length={hop_length} must be between 1 and n_fft={n_fft}")
         if not np.float32(amin**2) >= np.finfo(np.float32).tiny:
-            raise ParameterError(f"amin={amin} must be at least 1.1e-19, since its square is compared in float32")
+            raise ParameterError(f"amin={amin} must be at least 1.1e-19, since power is kept in float32")
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.drop_nyquist = drop_nyquist
         self.ref = float(ref)
         self.amin = float(amin)
         self.top_db = float(top_db)
+        self._ref_db = np.float32(20.0 * np.log10(max(amin, ref)))
+        self._floor_db = np.float32(20.0 * np.log10(amin)) - self._ref_db
         # Periodic, as `scipy.signal.get_window("hann", n_fft)`, whose import takes a second of each worker.
         self._window = np.hanning(n_fft + 1)[:-1]
 
@@ -88,19 +90,19 @@ class LogSpectrogramExtractor:
         padded = np.zeros(n_samples + self.n_fft, dtype=np.float32)
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
         # One call a signal: its frames fit the cache, and its bytes cannot depend on its neighbours.
-        for signal, out in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
-            padded[self.n_fft // 2 : self.n_fft // 2 + n_samples] = signal
-            n_heard = self._count_heard(signal)
-            self._power(frames[:n_heard], out[:, :n_heard])
-            out[:, n_heard:] = 0.0
-            self._to_db(out)
+        with np.errstate(divide="ignore"):  # where power is zero, its logarithm falls below the floor
+            for signal, out in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
+                padded[self.n_fft // 2 : self.n_fft // 2 + n_samples] = signal
+                n_heard = self._count_heard(signal)
+                self._power(frames[:n_heard], out[:, :n_heard])
+                out[:, n_heard:] = 0.0
+                self._to_db(out)
         return S_db
 
     def _count_heard(self, signal: NDArray[np.float32]) -> int:
         """Return the frames up to the last that is not all zeros: those of a padded clip's end need no transform."""
-        n_zeros = int((signal != 0)[::-1].argmax()) if signal[-1] == 0 else 0
-        n_covered = len(signal) - n_zeros + self.n_fft // 2
-        return min(self.n_frames(len(signal)), 1 + (n_covered - 1) // self.hop_length)
+        last: int = (signal != 0).tobytes().rfind(1)
+        return min(self.n_frames(len(signal)), 1 + (last + self.n_fft // 2) // self.hop_length)
 
     def _power(self, frames: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Put the power of frames (n_frames, n_fft) into `out` (n_bins, n_frames)."""
@@ -113,11 +115,10 @@ class LogSpectrogramExtractor:
 
     def _to_db(self, power: NDArray[np.float32]) -> None:
         """Turn power into dB, floored at `amin` and at `top_db` below its maximum."""
-        np.maximum(power, np.float32(self.amin**2), out=power)
         np.log(power, out=power)
         power *= _DB_PER_NEPER
-        power -= np.float32(20.0 * np.log10(max(self.amin, self.ref)))
-        np.maximum(power, power.max() - np.float32(self.top_db), out=power)
+        power -= self._ref_db
+        np.maximum(power, max(power.max() - np.float32(self.top_db), self._floor_db), out=power)
 
     def invert(self, S_db: NDArray[np.float32], n_samples: int, n_iter: int = 32, seed: int = 0) -> NDArray[np.float32]:
         """Return signals that have these spectrograms, with phases by the fast Griffin-Lim algorithm.

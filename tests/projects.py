@@ -41,7 +41,7 @@ TINY = {
     "autoencoder.conv_kernels": [3, 3],
     "autoencoder.conv_strides": [2, 2],
     "autoencoder.latent_space_dim": 8,
-    "train.epochs": 3,
+    "train.epochs": 12,
     "train.global_batch_size": 8,
     "train.patience": 1000,
     "evaluate.examples": 3,
@@ -51,19 +51,18 @@ TINY = {
 
 
 class Project:
-    """A project in a folder, with a home, a Ray and a state of DVC's of its own.
+    """A project in a folder, with a Ray of its own.
 
     Parameters
     ----------
-    folder : Path
-        Of the project, which is there.
+    folder, home : Path
+        Of the project, and of the person who works on it; both are there.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, home):
         self.folder = folder
+        self.home = home
         self.mark = uuid.uuid4().hex
-        self.home = folder.with_name(f"{folder.name}.home")
-        self.home.mkdir()
         # Short, since Ray puts sockets there, whose paths may have about 100 letters.
         self.ray = Path(tempfile.mkdtemp(prefix="gm", dir="/tmp"))
 
@@ -97,7 +96,7 @@ class Project:
     def copy(self, folder):
         """Return a copy of the project as it is, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return Project(folder)
+        return Project(folder, self.home)
 
     # --- commands
 
@@ -120,16 +119,17 @@ class Project:
 
     def start(self, *command, **environment):
         """Start a command in a session of its own, with its output in a file; `wait` returns both."""
-        log = tempfile.TemporaryFile("w+", dir=self.home)  # noqa: SIM115
-        process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        log = self.home / f"{uuid.uuid4().hex}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         return Started(self, process, log)
 
     def run(self, *command, fails=False, timeout=240, **environment):
@@ -190,11 +190,7 @@ class Started:
     @property
     def output(self):
         """What it has printed so far."""
-        position = self._log.tell()
-        self._log.seek(0)
-        text = self._log.read()
-        self._log.seek(position)
-        return text
+        return self._log.read_text(encoding="utf-8", errors="backslashreplace")
 
     def wait(self, timeout=240):
         """Wait for its end, and return what it printed."""
@@ -221,13 +217,13 @@ class Started:
         return killed
 
 
-def new_project(folder, changes=None):
+def new_project(folder, home, changes=None):
     """Return a project made of this one's files, uncommitted edits included, as one commit.
 
     Parameters
     ----------
-    folder : Path
-        Which is made.
+    folder, home : Path
+        The first is made.
     changes : dict
         Of `params.yaml`, by dotted name, beyond `TINY`.
     """
@@ -242,7 +238,10 @@ def new_project(folder, changes=None):
         if (ROOT / relative).is_file() and not _is_made(relative):
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / relative, folder / relative)
-    project = Project(folder)
+    project = Project(folder, home)
+    # So that `make` does not install an environment: this interpreter's is on the path.
+    project.path(".venv").mkdir()
+    project.path(".venv/.installed").touch()
     project.set_params({**TINY, **(changes or {})})
     project.run("git", "init", "--quiet")
     commit(project)
@@ -256,13 +255,12 @@ def commit(project):
 
 
 def hashes(folder):
-    """Return the SHA-256 of every file below a folder, by relative path as bytes."""
+    """Return the SHA-256 of every file below a folder, by relative path."""
     found = {}
-    for parent, _, names in os.walk(os.fsencode(folder)):
-        for name in names:
-            path = os.path.join(parent, name)
-            with open(path, "rb") as file:
-                found[os.path.relpath(path, os.fsencode(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

@@ -6,6 +6,7 @@ Keras and TensorFlow only; knows neither Ray nor MLflow nor where spectrograms c
 import json
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,13 +56,17 @@ class Architecture:
         return self.input_shape[0] // rows, self.input_shape[1] // columns, self.conv_filters[-1]
 
     def check(self) -> None:
-        """Refuse layers without partners, and shapes that the strides do not divide."""
+        """Refuse layers without partners, numbers that no layer has, and shapes that the strides do not divide."""
         lengths = len(self.conv_filters), len(self.conv_kernels), len(self.conv_strides)
         if len(set(lengths)) > 1 or not lengths[0]:
             raise ParameterError(
                 f"conv_filters, conv_kernels, conv_strides have {lengths[0]}, {lengths[1]} and {lengths[2]} entries, "
                 "and must have one per layer"
             )
+        for name, value in asdict(self).items():
+            numbers = np.ravel(value)
+            if numbers.dtype.kind != "i" or numbers.min() < 1:
+                raise ParameterError(f"{name}={value} must be whole numbers of at least 1")
         for axis, name in enumerate(("bins", "frames")):
             stride = math.prod(each[axis] for each in self.conv_strides)
             if self.input_shape[axis] % stride:
@@ -126,8 +131,8 @@ class Autoencoder:
         self.architecture = Architecture(
             (n_bins, n_frames, 1),
             tuple(conv_filters),
-            tuple(_pair(kernel) for kernel in conv_kernels),
-            tuple(_pair(stride) for stride in conv_strides),
+            tuple(_pair("conv_kernels", kernel) for kernel in conv_kernels),
+            tuple(_pair("conv_strides", stride) for stride in conv_strides),
             latent_space_dim,
         )
         self.architecture.check()
@@ -236,9 +241,12 @@ class Autoencoder:
         if not path.is_file():
             raise ModelError(f"{path}: missing, expected the weights of {DESCRIPTION_FILE} beside it")
         try:
-            self.model.load_weights(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # Keras tells twice of what it cannot find
+                self.model.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
+            # After both shapes Keras writes out all values.
+            reason = " ".join(str(error).split()).partition(" Target variable:")[0]
             raise ModelError(f"{path}: cannot be read as the weights of this architecture: {reason}") from error
 
     def set_output_bias(self, mean: float) -> None:
@@ -262,11 +270,14 @@ class Autoencoder:
             raise ParameterError(f"{model.name}: rows have shape {batch.shape[1:]} and must have {expected}")
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Return one number for both axes, or a pair as it is."""
     if isinstance(value, int):
         return value, value
-    first, second = value
+    try:
+        first, second = value
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{name} has {value!r}, which must be a whole number or two of them") from error
     return first, second
 
 

@@ -190,8 +190,8 @@ def _load_optimizer(path: Path, autoencoder: Autoencoder) -> None:
     """Take the state of the optimizer, which Keras would skip with a warning if it were another optimizer's."""
     assert autoencoder.optimizer is not None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            state = dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            state = dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: cannot be read: {error}; remove {path.parents[1]} to start afresh") from error
     expected = len(autoencoder.optimizer.variables)

@@ -1,5 +1,6 @@
 """Pictures of spectrograms, with axes in Hz, seconds and dB. Matplotlib without a screen."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -54,4 +55,7 @@ def reconstruction_grid(
         axes[0, column].set_title(title, fontsize=8, parse_math=False)
         axes[1, column].set_xlabel("time (s)")
     figure.colorbar(image, ax=axes, label="level (dB)")
-    figure.savefig(path, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Not every name is in a script that Matplotlib's font has; boxes stand for the letters then.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(path, metadata={"Software": None})

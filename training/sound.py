@@ -99,7 +99,11 @@ class SoundAutoencoder:
             A file is missing, damaged, or of another version.
         """
         path = Path(folder)
-        return cls(Autoencoder.load(path), Description.load(path))
+        autoencoder, description = Autoencoder.load(path), Description.load(path)
+        try:
+            return cls(autoencoder, description)
+        except (KeyError, TypeError, ValueError) as error:  # ParameterError is one
+            raise ModelError(f"{path / DESCRIPTION_FILE}: describes no preprocessing: {error}") from error
 
     @property
     def sample_rate(self) -> int:

@@ -1,13 +1,23 @@
 """What a run came to, in a form in which two runs can be compared, and what MLflow keeps of it."""
 
+import re
+import warnings
 from dataclasses import dataclass
+from functools import cache
 
 import h5py
-import mlflow
 import numpy as np
 
-from tests.projects import hashes
+from tests.projects import TINY, hashes
 
+with warnings.catch_warnings():
+    # MLflow's tables use what SQLAlchemy 2.1 deprecates.
+    warnings.simplefilter("ignore")
+    import mlflow
+    import mlflow.store.tracking.sqlalchemy_store
+
+STAGES = ["pipeline/dvc.yaml:sample_corpus", "preprocess", "train", "evaluate", "register"]
+EPOCHS = list(range(1, TINY["train.epochs"] + 1))
 METRICS = ("train_mse", "val_mse", "learning_rate", "samples_per_s")
 
 
@@ -37,6 +47,11 @@ class Outcome:
         assert not differing
 
 
+def ran(output):
+    """Return the stages that a `dvc repro` ran, from what it printed."""
+    return re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE)
+
+
 def read_weights(path):
     """Return the arrays of a file of weights, by path."""
     found = {}
@@ -45,6 +60,7 @@ def read_weights(path):
     return found
 
 
+@cache
 def tracking(project):
     """Return a client of a project's own MLflow database."""
     return mlflow.MlflowClient(tracking_uri=f"sqlite:///{project.path('mlflow.db')}")

@@ -62,7 +62,7 @@ def test_every_declared_dependency_is_locked():
 def test_stages_depend_on_code_that_exists_and_run_a_module_of_their_name(name):
     for stage, content in read_yaml(name)["stages"].items():
         assert content["cmd"].endswith(f".stages.{stage}")
-        module = content["cmd"].removeprefix("python -m ").replace(".", "/") + ".py"
+        module = content["cmd"].removeprefix("exec python -m ").replace(".", "/") + ".py"
         assert module in content["deps"]
         for dependency in content["deps"]:
             assert not dependency.endswith(".py") or (ROOT / dependency).is_file()
@@ -79,5 +79,5 @@ def test_mlproject_has_an_entry_point_for_each_stage_and_runs_them_by_dvc():
     stages = [*read_yaml("dvc.yaml")["stages"], *read_yaml("pipeline/dvc.yaml")["stages"]]
     assert set(entry_points) == {"main", *stages}
     for name, entry_point in entry_points.items():
-        expected = {"main": "dvc repro", "sample_corpus": "dvc repro pipeline/dvc.yaml:sample_corpus"}
+        expected = {"main": "python -m training.preflight && dvc repro", "sample_corpus": "dvc repro pipeline/dvc.yaml:sample_corpus"}
         assert entry_point["command"] == expected.get(name, f"dvc repro {name}")

@@ -23,7 +23,7 @@ from training.params import AutoencoderSection, TrainSection
 SAMPLE_RATE = 8000
 DURATION_S = 0.06
 SHAPE = (16, 16, 1)
-NETWORK = {"conv_filters": [6, 6, 6], "conv_kernels": [3, 3, 3], "conv_strides": [2, 2, [2, 1]], "latent_space_dim": 6}
+NETWORK = {"conv_filters": [6, 6], "conv_kernels": [3, 3], "conv_strides": [2, [4, 2]], "latent_space_dim": 6}
 TRAINING = {
     "epochs": 4,
     "global_batch_size": 16,

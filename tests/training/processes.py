@@ -4,6 +4,7 @@ They are forked from a server that has imported TensorFlow and MLflow and has us
 the seconds that this takes.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.training.preloaded"])
 _TIMEOUT_S = 240
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Child:
     """A process that runs a function in a folder, with its output in files beside it."""
 
     def __init__(self, folder, name, function, *arguments, **environment):
-        self._stem = Path(folder).parent / f"{Path(folder).name}.{name}"
+        self._stem = Path(folder).parent / f"{Path(folder).name}.{name}.{next(_NUMBERS)}"
         self._process = _CONTEXT.Process(target=_run, args=(folder, self._stem, environment, function, arguments))
         self._process.start()
 
@@ -50,6 +52,11 @@ def python_m(folder, module, *arguments, **environment):
 
 def run_workers(folder, function, num_workers, *arguments):
     """Run `function(*arguments, rank, num_workers)` in processes that know of each other, and return their ends."""
+    return [child.join() for child in start_workers(folder, function, num_workers, *arguments)]
+
+
+def start_workers(folder, function, num_workers, *arguments):
+    """Start what `run_workers` runs, and return the processes."""
     ports = _free_ports(num_workers)
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     children = []
@@ -58,7 +65,7 @@ def run_workers(folder, function, num_workers, *arguments):
         environment = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} if num_workers > 1 else {}
         name = f"{rank}-of-{num_workers}"
         children.append(Child(folder, name, function, *arguments, rank, num_workers, **environment))
-    return [child.join() for child in children]
+    return children
 
 
 def _free_ports(number):

@@ -33,10 +33,10 @@ def test_the_repositorys_own_file(pytestconfig):
 
 
 def test_what_was_written_is_read(tmp_path, make_project):
-    changes = {"autoencoder.conv_strides": [2, [4, 1], 1], "train.target_shape": [128, 32], "train.epochs": 7}
+    changes = {"autoencoder.conv_strides": [2, [4, 1]], "train.target_shape": [128, 32], "train.epochs": 7}
     params = read_params(Params, make_project(tmp_path / "project", changes) / PARAMS_FILE)
 
-    assert params.autoencoder.conv_strides == (2, (4, 1), 1)
+    assert params.autoencoder.conv_strides == (2, (4, 1))
     assert params.train.target_shape == (128, 32)
     assert params.train.epochs == 7
     assert params.train.learning_rate == 5e-3
@@ -61,10 +61,10 @@ def test_what_was_written_is_read(tmp_path, make_project):
         ({"train.seed": -1}, "train.seed=-1 should be greater than or equal to 0"),
         ({"autoencoder.latent_space_dim": 0}, "autoencoder.latent_space_dim=0 should be greater than or equal to 1"),
         ({"autoencoder.conv_filters": []}, "autoencoder.conv_filters=[] should have at least 1 item"),
-        ({"autoencoder.conv_filters": [4, 0, 4]}, "autoencoder.conv_filters.1=0 should be greater than or equal to 1"),
+        ({"autoencoder.conv_filters": [4, 0]}, "autoencoder.conv_filters.1=0 should be greater than or equal to 1"),
         ({"autoencoder.conv_filters": 4}, "autoencoder.conv_filters=4 should be a valid tuple"),
-        ({"autoencoder.conv_kernels": [3, [3], 3]}, "autoencoder.conv_kernels.1"),
-        ({"autoencoder.conv_strides": [2, 2, 0]}, "autoencoder.conv_strides.2=0 should be greater than or equal to 1"),
+        ({"autoencoder.conv_kernels": [3, [3]]}, "autoencoder.conv_kernels.1"),
+        ({"autoencoder.conv_strides": [2, 0]}, "autoencoder.conv_strides.1=0 should be greater than or equal to 1"),
         ({"autoencoder.conv_stride": [1]}, "autoencoder.conv_stride is unknown (did you mean conv_strides?)"),
         ({"evaluate.examples": 0}, "evaluate.examples=0 should be greater than or equal to 1"),
         ({"resources.use_gpu": 1}, "resources.use_gpu=1 should be a valid boolean"),
@@ -78,8 +78,8 @@ def test_a_wrong_value_is_named_with_what_was_expected(refusal, changes, message
     ("changes", "message"),
     [
         (
-            {"autoencoder.conv_filters": [4, 4]},
-            "autoencoder: conv_filters, conv_kernels, conv_strides have 2, 3 and 3 entries, and must have one per layer",
+            {"autoencoder.conv_filters": [4, 4, 4]},
+            "autoencoder: conv_filters, conv_kernels, conv_strides have 3, 2 and 2 entries, and must have one per layer",
         ),
         ({"train.warmup_epochs": 4}, "train: warmup_epochs=4.0 must be fewer than epochs=4"),
         (

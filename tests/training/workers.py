@@ -1,10 +1,15 @@
-"""What workers do in processes of their own; each writes what it found as `.npz`, for a test to compare."""
+"""What workers do in processes of their own."""
+
+import os
+import signal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from training.autoencoder import Autoencoder, SynchronisedBatchNormalization
+from training.dataset import Spectrograms
+from training.loop import join, run_worker
 from training.step import SynchronousStep
 
 ARCHITECTURE = {"conv_filters": (6, 6), "conv_kernels": (3, 3), "conv_strides": (2, (2, 1)), "latent_space_dim": 5}
@@ -12,25 +17,24 @@ SHAPE = (8, 8, 1)
 GLOBAL_BATCH_SIZE = 8
 
 
-def strategy_of(num_workers):
-    """Return the strategy over all workers, computing in one thread, always in the same order."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.experimental.enable_op_determinism()
-    return tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else tf.distribute.get_strategy()
+def use(dtype):
+    """Let Keras make networks of a type: the policy says what layers compute in, the other what joins them."""
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
 
 
 def measure_promise(path, rank, num_workers):
-    """Measure everything that must not depend on the number of workers."""
-    strategy = strategy_of(num_workers)
+    """Measure everything that must not depend on the number of workers, and write it as `.npz`."""
+    strategy = join(seed=0, cpus=1, num_workers=num_workers)
     found = {}
-    keras.config.set_dtype_policy("float64")
+    use("float64")
     _train_in_double(found, strategy, rank)
     _normalise(found, strategy, rank, SynchronisedBatchNormalization(momentum=0.9), "ours")
     _normalise(found, strategy, rank, keras.layers.BatchNormalization(momentum=0.9, synchronized=True), "keras")
     _normalise(found, strategy, rank, keras.layers.BatchNormalization(momentum=0.9), "plain")
-    keras.config.set_dtype_policy("float32")
+    use("float32")
     _train_in_single(found, strategy, rank)
+    _normalise_far_from_zero(found, strategy, rank)
     np.savez(f"{path}/{rank}-of-{num_workers}.npz", **found)
 
 
@@ -90,3 +94,31 @@ def _normalise(found, strategy, rank, layer, name):
     found |= {f"{name} {each}": np.asarray(output) for each, output in zip(names, outputs, strict=True)}
     found |= {f"{name} moving mean": np.asarray(layer.moving_mean)}
     found |= {f"{name} moving variance": np.asarray(layer.moving_variance)}
+
+
+def _normalise_far_from_zero(found, strategy, rank):
+    """Record the moments of numbers whose mean is a hundred deviations from zero."""
+    x = 100 + np.random.default_rng(6).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    size = len(x) // strategy.num_replicas_in_sync
+    with strategy.scope():
+        layer = SynchronisedBatchNormalization(momentum=0.0)
+        layer.build(x.shape)
+    step = tf.function(lambda rows: strategy.run(lambda each: layer(each, training=True), args=(rows,)))
+    step(tf.constant(x[rank * size : (rank + 1) * size]))
+    found |= {"offset mean": np.asarray(layer.moving_mean), "offset variance": np.asarray(layer.moving_variance)}
+    found["offset mean in double"] = x.mean(axis=(0, 1, 2), dtype=np.float64)
+    found["offset variance in double"] = np.float64(x).var(axis=(0, 1, 2))
+
+
+def train_and_die(job, rank, num_workers):
+    """Train until the middle of the third epoch, and be killed there."""
+    slices_of = Spectrograms.training_slices
+
+    def slices_to_the_end(self, epoch, *arguments):
+        for number, x in enumerate(slices_of(self, epoch, *arguments)):
+            if (epoch, number) == (2, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield x
+
+    Spectrograms.training_slices = slices_to_the_end
+    run_worker(job, rank, num_workers)

@@ -1,0 +1,181 @@
+"""Kills from outside, at seeded moments: whatever dies, the same command ends in the same artifacts.
+
+`kill -9` of everything at once is what a machine that loses power looks like to the files, of one process what the
+kernel does when memory is short.
+"""
+
+import contextlib
+import random
+import re
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from tests.integration.outcomes import EPOCHS, Outcome, points_of, ran, runs_of
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def epochs_of(project):
+    """Return how many epochs the newest checkpoint holds."""
+    names = [path.name for path in project.path("checkpoints").glob("*/epoch-*")]
+    return max((int(name.removeprefix("epoch-")) for name in names), default=0)
+
+
+def train_workers(project):
+    """Return the processes of Ray Train's workers."""
+    return [process for process in project.processes() if process.name() == "ray::RayTrainWorker"]
+
+
+def kill_one(processes, rng):
+    """Kill one of some processes, of which one may have ended by itself."""
+    with contextlib.suppress(psutil.Error):
+        rng.choice(sorted(processes, key=lambda process: process.pid)).kill()
+
+
+class Kills:
+    """What was found after each kill of one project, in their order."""
+
+    def __init__(self, project, rng):
+        self.project = project
+        self.rng = rng
+        self.outputs = []
+        self._kill_everything_in_preprocess()
+        self._kill_everything_in_training()
+        self._kill_one_worker_and_finish()
+
+    def _start(self):
+        return self.project.start("dvc", "repro", "train")
+
+    def _kill_everything_in_preprocess(self):
+        started = self._start()
+        started.wait_until(self.project.path("data/spectrograms").exists)
+        time.sleep(self.rng.uniform(0, 1))
+        started.kill()
+        self.outputs.append(started.output)
+
+    def _kill_everything_in_training(self):
+        started = self._start()
+        started.wait_until(lambda: epochs_of(self.project) >= 3)
+        time.sleep(self.rng.uniform(0, 0.4))
+        started.kill()
+        self.outputs.append(started.output)
+        self.epochs_when_killed = epochs_of(self.project)
+        self.runs_when_killed = runs_of(self.project)
+
+    def _kill_one_worker_and_finish(self):
+        started = self._start()
+        started.wait_until(lambda: epochs_of(self.project) > self.epochs_when_killed)
+        self.workers_before = train_workers(self.project)
+        kill_one(self.workers_before, self.rng)
+        self.epochs_when_worker_killed = epochs_of(self.project)
+        self.workers_after = started.wait_until(self._other_workers)
+        self.outputs.append(started.wait())
+
+    def _other_workers(self):
+        return {process.pid for process in train_workers(self.project)} - {process.pid for process in self.workers_before}
+
+
+@pytest.fixture(scope="module")
+def kills(projects):
+    """A project that was killed in preprocess, and in training, and that lost a training worker before it finished."""
+    return Kills(projects.new("killed"), random.Random(20240229))
+
+
+def test_the_kills_fell_where_they_should(kills):
+    in_preprocess, in_training, to_the_end = map(ran, kills.outputs)
+
+    assert in_preprocess == ["pipeline/dvc.yaml:sample_corpus", "preprocess"]
+    assert in_training == ["preprocess", "train"]
+    assert to_the_end == ["train"]
+    assert 3 <= kills.epochs_when_killed < kills.epochs_when_worker_killed < EPOCHS[-1]
+    assert len(kills.workers_before) == 2
+
+
+def test_a_killed_repro_ends_in_the_same_artifacts(kills, outcome):
+    Outcome.of(kills.project).assert_same(outcome)
+
+
+def test_a_killed_training_goes_on_from_its_last_epoch(kills):
+    assert f"resumed after epoch {kills.epochs_when_killed}\n" in kills.outputs[-1]
+    # What was printed before the kill is not printed again.
+    printed = [int(epoch) for epoch in re.findall(r"^train: epoch (\d+)/", kills.outputs[-1], re.MULTILINE)]
+    assert printed[-1] == EPOCHS[-1]
+    assert printed == sorted(set(printed))
+
+
+def test_a_lost_worker_is_replaced(kills):
+    assert kills.workers_after
+    assert kills.outputs[-1].count("Running stage 'train'") == 1
+
+
+def test_a_killed_training_has_one_run_with_each_epoch_once(kills, finished):
+    (when_killed,) = kills.runs_when_killed
+    (run,) = runs_of(kills.project)
+    (quiet,) = runs_of(finished)
+
+    assert run.info.run_id == when_killed.info.run_id
+    assert run.info.status == "FINISHED"
+    for name in ("train_mse", "val_mse", "learning_rate"):
+        assert points_of(kills.project, run, name) == points_of(finished, quiet, name)
+    assert [step for step, _ in points_of(kills.project, run, "samples_per_s")] == EPOCHS
+
+
+def test_nothing_is_left_of_a_killed_run(kills):
+    assert [path.name for path in kills.project.path("checkpoints").iterdir() if path.name != "ray"] == []
+    assert not list(kills.project.path("data").rglob("*.partial"))
+    # DVC removes the locks of dead processes itself.
+    assert "up to date" in kills.project.run("dvc", "status", "train")
+    assert kills.project.processes() == []
+
+
+# --- many kills
+
+
+def kill_everything(started, rng):
+    started.kill()
+
+
+def kill_dvc(started, rng):
+    """Kill DVC alone: the stage that it runs ends by itself, and does not disturb the next run."""
+    started.process.kill()
+    started.process.wait(10)
+
+
+def kill_one_process(started, rng):
+    """Kill any one process, of DVC, of the stage or of Ray, and let the others end as they will."""
+    kill_one(started.project.processes(), rng)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        started.process.wait(rng.uniform(0, 60))
+    if started.process.poll() is None and rng.random() < 0.5:
+        started.kill()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kill", [kill_everything, kill_dvc, kill_one_process], ids=lambda kill: kill.__name__)
+def test_ten_kills_at_any_moment(projects, finished, outcome, kill):
+    rng = random.Random(kill.__name__)
+    n_kills = 0
+    while n_kills < 10:
+        project = projects.new(kill.__name__)
+        told = []
+        while True:
+            started = project.start("dvc", "repro")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started.process.wait(rng.uniform(0, finished.seconds if n_kills < 10 else 500))
+            if started.process.poll() is None and n_kills < 10:
+                kill(started, rng)
+                n_kills += 1
+                told.append(f"--- kill {n_kills}")
+            elif started.process.poll() == 0:
+                break
+            elif kill is not kill_one_process:
+                pytest.fail("\n".join([*told, started.wait()]))
+            told.append(started.output)
+
+        Outcome.of(project).assert_same(outcome)
+        assert [run.info.status for run in runs_of(project)].count("FINISHED") == 1, "\n".join(told)
+        assert "up to date" in project.run("dvc", "status")
