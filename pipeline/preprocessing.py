@@ -309,7 +309,7 @@ class RejectedError(CorpusError):
 
 def numeric_versions() -> dict[str, Any]:
     """Return what else shapes the last bits: libraries, and the processor's features that NumPy dispatches on."""
-    libraries = ("numpy", "scipy", "soxr", "soundfile")
+    libraries = ("numpy", "soxr", "soundfile")
     features = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     return {
         **{name: importlib.metadata.version(name) for name in libraries},

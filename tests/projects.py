@@ -142,16 +142,17 @@ class Project:
 
     # --- processes
 
-    def processes(self):
-        """Return the living processes that belong to the project, their children included."""
+    def processes(self, name=""):
+        """Return the living processes that belong to the project, those whose names start as given, by id."""
         found = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if self._owns(process) and process.status() != psutil.STATUS_ZOMBIE:
                     for each in (process, *process.children(recursive=True)):
-                        found[each.pid] = each
+                        if each.name().startswith(name):
+                            found[each.pid] = each
         found.pop(os.getpid(), None)
-        return list(found.values())
+        return [found[pid] for pid in sorted(found)]
 
     def _owns(self, process):
         folders = [f"{folder}{os.sep}" for folder in (self.folder, self.ray)]

@@ -8,14 +8,13 @@ import importlib.metadata
 import math
 import os
 import subprocess
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from ruamel.yaml import YAML
@@ -40,7 +39,7 @@ def tracking_uri() -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        return prefix + str(Path(uri.removeprefix(prefix)).absolute())
+        return prefix + str(project_root() / uri.removeprefix(prefix))
     return uri
 
 
@@ -55,13 +54,15 @@ def connect() -> Iterator[mlflow.MlflowClient]:
     """
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient()
     try:
+        client = mlflow.MlflowClient()
         _set_experiment(client, uri)
+    except Exception as error:  # a database is opened here, and what the system or SQLAlchemy says comes as it is
+        raise _refusal(uri, error) from error
+    try:
         yield client
     except MlflowException as error:
-        reason = " ".join(str(error).split())
-        raise ResourceError(f"MLflow at {uri}: {reason}") from error
+        raise _refusal(uri, error) from error
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def training_run(client: mlflow.MlflowClient, key: str, params: Params) -> Itera
     The run that `mlflow run` started (`MLFLOW_RUN_ID`) comes first, then an unfinished one of the same key.
     """
     run_id = os.environ.get("MLFLOW_RUN_ID") or _unfinished_run(client, key)
-    with mlflow.start_run(run_id=run_id, log_system_metrics=True) as run:
+    with _start(client, run_id, log_system_metrics=True) as run:
         _log_start(client, run.info.run_id, key, params)
         yield run
 
@@ -81,7 +82,7 @@ def same_run(client: mlflow.MlflowClient, key: str, progress: Progress, params: 
     """Go on with the newest run of a training key; where this server has none, make one from its progress."""
     found = _runs(client, key)
     run_id = found[0].info.run_id if found else None
-    with mlflow.start_run(run_id=run_id) as run:
+    with _start(client, run_id) as run:
         if not found:
             _log_start(client, run.info.run_id, key, params)
             deliver(client, run.info.run_id, progress.history)
@@ -105,17 +106,15 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, example: A
     if _logged_models(client, run_id):
         return
     root = Path(__file__).resolve().parent
-    # MLflow asks for type hints on `predict` whenever it loads the model; the signature says more than they could.
-    with warnings.catch_warnings(record=True):
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(root / "serving.py"),
-            artifacts={"autoencoder": str(folder)},
-            code_paths=[str(root), str(root.parent / "pipeline")],
-            signature=infer_signature(example, example),
-            input_example=example,
-            pip_requirements=_serving_requirements(),
-        )
+    mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(root / "serving.py"),
+        artifacts={"autoencoder": str(folder)},
+        code_paths=[str(root), str(root.parent / "pipeline")],
+        signature=infer_signature(example, example),
+        input_example=example,
+        pip_requirements=_serving_requirements(),
+    )
 
 
 def log_evaluation(client: mlflow.MlflowClient, run_id: str, figures: dict[str, float], files: Iterable[Path]) -> None:
@@ -146,8 +145,8 @@ def register(client: mlflow.MlflowClient, name: str, run: Run, tags: dict[str, s
     aliases = client.get_registered_model(name).aliases
     if "champion" not in aliases:
         client.set_registered_model_alias(name, "champion", version.version)
-        return version.version, True
-    return version.version, str(aliases["champion"]) == str(version.version)
+        return str(version.version), True
+    return str(version.version), str(aliases["champion"]) == str(version.version)
 
 
 def _serving_requirements() -> list[str]:
@@ -156,6 +155,11 @@ def _serving_requirements() -> list[str]:
     # The package that brings the module has another name where there is a build without CUDA.
     names.append(importlib.metadata.packages_distributions()["tensorflow"][0].replace("_", "-"))
     return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+
+
+def _refusal(uri: str, error: Exception) -> ResourceError:
+    """Return what a tracking server says as one line."""
+    return ResourceError(f"MLflow at {uri}: {' '.join(str(error).split())}")
 
 
 def _set_experiment(client: mlflow.MlflowClient, uri: str) -> None:
@@ -169,6 +173,13 @@ def _set_experiment(client: mlflow.MlflowClient, uri: str) -> None:
     mlflow.set_experiment(name)
 
 
+def _start(client: mlflow.MlflowClient, run_id: str | None, **options: Any) -> mlflow.ActiveRun:
+    """Start a run, or go on with one, whichever experiment it stands in: `mlflow run` has one of its own."""
+    if run_id is not None:
+        mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
+    return mlflow.start_run(run_id=run_id, **options)
+
+
 def _runs(client: mlflow.MlflowClient, key: str) -> list[Run]:
     """Return the runs of a training key, the newest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -177,9 +188,10 @@ def _runs(client: mlflow.MlflowClient, key: str) -> list[Run]:
 
 
 def _logged_models(client: mlflow.MlflowClient, run_id: str) -> list[str]:
-    """Return the ids of the models that a run has logged."""
+    """Return the ids of the models that a run has logged; one that a kill left half is none."""
     outputs = client.get_run(run_id).outputs
-    return [model.model_id for model in outputs.model_outputs] if outputs else []
+    models = [client.get_logged_model(each.model_id) for each in outputs.model_outputs] if outputs else []
+    return [model.model_id for model in models if model.status == LoggedModelStatus.READY]
 
 
 def _unfinished_run(client: mlflow.MlflowClient, key: str) -> str | None:

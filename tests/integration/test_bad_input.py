@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.integration.outcomes import ran, runs_of
+from tests.integration.outcomes import ran
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -48,15 +48,7 @@ def test_a_batch_larger_than_the_corpus(refusal):
 def test_more_workers_than_ray_reaches(refusal):
     line = refusal({"resources.cpus_per_worker": 5000})
 
-    assert re.fullmatch(
-        r"error: resources\.train_workers=2 of 5000 CPU each is more than Ray reaches: \d+ CPUs", line
-    )
-
-
-def test_no_clips_for_validation(refusal):
-    assert refusal({"split.validation_share": 0.0}) == (
-        "error: no spectrogram is left for validation: split.validation_share=0.0 of 68 clips"
-    )
+    assert re.fullmatch(r"error: resources\.train_workers=2 of 5000 CPU each is more than Ray reaches: \d+ CPUs", line)
 
 
 def test_a_misspelt_section(project):
@@ -66,12 +58,12 @@ def test_a_misspelt_section(project):
     by_dvc = project.run("dvc", "repro", fails=True)
     project.path("params.yaml").write_text(original, encoding="utf-8")
 
-    assert by_make.splitlines()[0] == (
-        "error: params.yaml: train is missing; trian is unknown (did you mean train?)"
+    assert by_make.splitlines()[0] == "error: params.yaml: train is missing; trian is unknown (did you mean train?)"
+    # DVC, on its own, stops by itself where the section is wanted.
+    assert "ERROR: failed to reproduce 'train': Parameters 'train' are missing from 'params.yaml'." in by_dvc
+
+
+def test_no_clips_for_validation(refusal):
+    assert refusal({"split.validation_share": 0.0}) == (
+        "error: no spectrogram is left for validation: split.validation_share=0.0 of 68 clips"
     )
-    assert "train" in by_dvc and print(by_dvc) is None
-
-
-def test_a_refused_training_leaves_no_run_unfinished(project):
-    if project.path("mlflow.db").exists():
-        assert [run.info.status for run in runs_of(project)] == []

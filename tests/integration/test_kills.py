@@ -26,13 +26,13 @@ def epochs_of(project):
 
 def train_workers(project):
     """Return the processes of Ray Train's workers."""
-    return [process for process in project.processes() if process.name() == "ray::RayTrainWorker"]
+    return project.processes("ray::RayTrainWorker")
 
 
 def kill_one(processes, rng):
     """Kill one of some processes, of which one may have ended by itself."""
     with contextlib.suppress(psutil.Error):
-        rng.choice(sorted(processes, key=lambda process: process.pid)).kill()
+        rng.choice(processes).kill()
 
 
 class Kills:
@@ -75,7 +75,9 @@ class Kills:
         self.outputs.append(started.wait())
 
     def _other_workers(self):
-        return {process.pid for process in train_workers(self.project)} - {process.pid for process in self.workers_before}
+        return {process.pid for process in train_workers(self.project)} - {
+            process.pid for process in self.workers_before
+        }
 
 
 @pytest.fixture(scope="module")

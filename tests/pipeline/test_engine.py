@@ -119,7 +119,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
 
 @pytest.mark.usefixtures("cpus")
 def test_a_unit_that_always_kills_its_worker():
-    with pytest.raises(ResourceError, match="lost its worker process again and again"):
+    with pytest.raises(ResourceError, match="lost its worker process or node again and again"):
         list(engine.map_units(lambda _: os._exit(1), [0], 1, max_retries=1))
 
 

@@ -1,0 +1,249 @@
+"""What the train stage refuses, from its command line; `tests/integration` has it train."""
+
+import pytest
+
+from pipeline.corpus import Splitter
+from pipeline.loader import Loader
+from pipeline.params import PARAMS_FILE, read_params
+from pipeline.paths import SPECTROGRAMS
+from pipeline.spectrogram import LogSpectrogramExtractor
+from pipeline.store import FORMAT_FILE
+from tests.training.conftest import ABSENT, DURATION_S, SAMPLE_RATE, write_notes
+from tests.training.processes import python_m
+from training.autoencoder import Autoencoder
+from training.checkpoint import Checkpoints, Epoch, Progress
+from training.params import Params
+from training.paths import CHECKPOINTS
+from training.stages.train import Watcher, training_key
+
+_ELSEWHERE = dict.fromkeys(
+    ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT", "DVC_STAGE")
+)
+
+
+def run(folder, *arguments, **environment):
+    """Run the stage in a project, and return what became of it."""
+    return python_m(folder, "training.stages.train", *arguments, **_ELSEWHERE | environment)
+
+
+def error_of(finished):
+    """Return the line with which a run ended."""
+    assert finished.returncode == 1, finished.stderr
+    assert "Traceback" not in finished.stdout + finished.stderr
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert finished.stderr.splitlines()[-1] == line
+    return line
+
+
+def only_error_of(finished):
+    """Return the one line of a run that ended before Ray and MLflow, which tell of things of their own."""
+    line = error_of(finished)
+    assert finished.stderr == line + "\n"
+    return line
+
+
+# --- refused before anything is started
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.epochs": ABSENT}, "params.yaml: train.epochs is missing"),
+        ({"train.learning_rat": 1}, "params.yaml: train.learning_rat is unknown (did you mean learning_rate?)"),
+        ({"train.learning_rate": "fast"}, "params.yaml: train.learning_rate='fast' should be a valid number"),
+        (
+            {"train.warmup_epochs": 4.5},
+            "params.yaml: train: warmup_epochs=4.5 must be fewer than epochs=4",
+        ),
+        (
+            {"autoencoder.conv_kernels": [3, 3, 3]},
+            "params.yaml: autoencoder: conv_filters, conv_kernels, conv_strides have 2, 3 and 2 entries, and must have "
+            "one per layer",
+        ),
+        (
+            {"resources.train_workers": 3},
+            "params.yaml: : resources.train_workers=3 must divide train.global_batch_size=16, so that every worker has "
+            "an equal slice of each batch",
+        ),
+        (
+            {"autoencoder.conv_strides": [2, [3, 1]]},
+            "input_shape=(16, 16, 1): 16 bins are no multiple of 6, the product of conv_strides along bins, so the "
+            "decoder cannot mirror the encoder",
+        ),
+        (
+            {"train.target_shape": [16, 10]},
+            "input_shape=(16, 10, 1): 10 frames are no multiple of 4, the product of conv_strides along frames, so the "
+            "decoder cannot mirror the encoder",
+        ),
+        (
+            {"train.global_batch_size": 4096},
+            "train.global_batch_size=4096 is more than the {n_train} spectrograms to train on",
+        ),
+    ],
+)
+def test_bad_parameters(tmp_path, make_project, store, changes, message):
+    n_train = store.table["split"].to_pylist().count("train")
+    line = only_error_of(run(make_project(tmp_path / "project", changes)))
+
+    assert line == "error: " + message.format(n_train=n_train)
+
+
+def test_a_missing_parameter_file(tmp_path, make_project):
+    line = only_error_of(run(make_project(tmp_path / "project"), "--params", "nowhere.yaml"))
+
+    assert line == "error: nowhere.yaml: cannot be read: No such file or directory"
+
+
+def test_no_spectrograms(tmp_path, make_project):
+    project = make_project(tmp_path / "project")
+    (project / "data").unlink()
+
+    assert only_error_of(run(project)) == (
+        f"error: {project / SPECTROGRAMS / FORMAT_FILE}: missing; the preprocess stage has not finished here"
+    )
+
+
+def test_damaged_spectrograms(tmp_path, make_project, make_pipeline, rng):
+    project = make_project(tmp_path / "project")
+    (project / "data").unlink()
+    pipeline = make_pipeline("project/data", Loader(SAMPLE_RATE, DURATION_S), LogSpectrogramExtractor(32, 32))
+    store = pipeline.preprocess(write_notes(tmp_path / "sounds", rng)).store
+    shard = project / SPECTROGRAMS / store.shards[0].name
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1000])
+
+    assert only_error_of(run(project)) == f"error: {shard}: holds {len(content) - 1000} bytes, expected {len(content)}"
+
+
+def test_nothing_is_left_for_validation(tmp_path, make_project, make_pipeline, rng):
+    project = make_project(tmp_path / "project", {"split.validation_share": 0.0})
+    (project / "data").unlink()
+    make_pipeline(
+        "project/data",
+        Loader(SAMPLE_RATE, DURATION_S),
+        LogSpectrogramExtractor(32, 32),
+        splitter=Splitter(validation_share=0.0, test_share=0.0),
+    ).preprocess(write_notes(tmp_path / "sounds", rng))
+
+    assert only_error_of(run(project)) == (
+        "error: no spectrogram is left for validation: split.validation_share=0.0 of 144 clips"
+    )
+
+
+def test_a_damaged_checkpoint(tmp_path, make_project, store):
+    project = make_project(tmp_path / "project")
+    key = training_key(read_params(Params, project / PARAMS_FILE), store.digest)
+    latest = project / CHECKPOINTS / key / "epoch-00002"
+    latest.mkdir(parents=True)
+    (latest / "progress.json").write_text('{"format_version": 3, "history": []}')
+
+    assert only_error_of(run(project)) == f"error: {latest}/progress.json: format_version is 3, expected 1"
+
+
+def test_the_traceback_is_for_verbose(tmp_path, make_project):
+    finished = run(make_project(tmp_path / "project", {"train.global_batch_size": 4096}), "--verbose")
+
+    assert finished.returncode == 1
+    assert "Traceback" in finished.stderr
+    assert "ParameterError: train.global_batch_size=4096 is more than" in finished.stderr.splitlines()[-1]
+
+
+# --- refused by what others run
+
+
+def test_a_tracking_server_that_is_none(tmp_path, make_project):
+    project = make_project(tmp_path / "project")
+    line = error_of(
+        run(project, MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    )
+
+    assert line.startswith("error: MLflow at http://127.0.0.1:9: ")
+    assert "Connection refused" in line
+
+
+def test_an_address_of_another_kind(tmp_path, make_project):
+    line = error_of(run(make_project(tmp_path / "project"), RAY_ADDRESS="http://127.0.0.1:8265"))
+
+    assert line == (
+        "error: RAY_ADDRESS=http://127.0.0.1:8265 must be unset, 'auto' or host:port on a machine that is part of the "
+        "cluster"
+    )
+
+
+def test_more_workers_than_ray_reaches(tmp_path, make_project):
+    changes = {"resources.train_workers": 16, "resources.cpus_per_worker": 1000}
+    project = make_project(tmp_path / "project", changes)
+    line = error_of(run(project))
+
+    assert line.startswith("error: resources.train_workers=16 of 1000 CPU each is more than Ray reaches: ")
+    assert line.endswith(" CPUs")
+
+
+# --- the training key
+
+
+@pytest.fixture
+def key_of(tmp_path, make_project):
+    """Return a function that returns the key of a training with some parameters changed."""
+    numbers = iter(range(100))
+
+    def key(changes=None, data="a digest"):
+        project = make_project(tmp_path / str(next(numbers)), changes)
+        return training_key(read_params(Params, project / PARAMS_FILE), data)
+
+    return key
+
+
+def test_the_key_follows_from_data_and_parameters(key_of):
+    keys = [
+        key_of(),
+        key_of(data="another"),
+        key_of({"autoencoder.latent_space_dim": 7}),
+        key_of({"train.learning_rate": 1e-4}),
+        key_of({"train.seed": 1}),
+        key_of({"train.epochs": 5}),
+        key_of({"train.target_shape": [16, 16]}),
+    ]
+
+    assert len(set(keys)) == len(keys)
+    assert key_of() == keys[0]
+    assert all(len(key) == 32 for key in keys)
+
+
+def test_where_it_runs_is_no_part_of_the_key(key_of):
+    resources = {"resources.train_workers": 4, "resources.cpus_per_worker": 2, "resources.max_failures": 9}
+
+    assert key_of(resources | {"evaluate.examples": 3, "corpus.dir": "elsewhere"}) == key_of()
+
+
+def test_the_key_follows_from_the_code(key_of, monkeypatch):
+    before = key_of()
+    monkeypatch.setattr("training.stages.train.file_sha256", lambda path: f"another {path.name}")
+
+    assert key_of() != before
+
+
+# --- what the driver shows
+
+
+def test_epochs_are_printed_once_and_sent_from_the_first(tmp_path, capsys):
+    autoencoder = Autoencoder((8, 8, 1), [3], [3], [2], 2)
+    autoencoder.compile()
+    autoencoder.optimizer.build(autoencoder.model.trainable_variables)
+    history = [Epoch(n, 0.5 / n, 0.25 / n, 1e-3, 1234.5, 1_700_000_000_000 + n) for n in (1, 2, 3)]
+    checkpoints = Checkpoints(tmp_path / "key")
+    checkpoints.save(autoencoder, Progress(tuple(history[:1])))
+    sent = []
+
+    # As when a killed training is resumed after its first epoch.
+    with Watcher(checkpoints, sent.append, epochs=3) as watcher:
+        for number in (2, 3):
+            checkpoints.save(autoencoder, Progress(tuple(history[:number])))
+            watcher.look()
+
+    # Whether it looked before the second epoch is a matter of timing.
+    assert [list(each) for each in sent][-2:] == [history[:2], history]
+    assert capsys.readouterr().out.splitlines() == [
+        "train: epoch 2/3  train_mse 0.250000  val_mse 0.125000  learning_rate 1.00e-03  1234 samples/s",
+        "train: epoch 3/3  train_mse 0.166667  val_mse 0.083333  learning_rate 1.00e-03  1234 samples/s",
+    ]
