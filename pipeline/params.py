@@ -196,7 +196,8 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> str:
     if details["type"] == "extra_forbidden":
         return f"{name} is unknown" + _suggest(location, model)
     if details["type"] == "value_error":
-        return f"{name}: {details['ctx']['error']}"
+        reason = str(details["ctx"]["error"])
+        return f"{name}: {reason}" if name else reason
     # Of a union, pydantic adds the name of the member that it tried.
     name = ".".join(part for part in location if part.isidentifier() or part.isdigit())
     expected = re.sub(r"^\w+ (?=should )", "", details["msg"])

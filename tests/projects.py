@@ -218,16 +218,8 @@ class Started:
         return killed
 
 
-def new_project(folder, home, changes=None):
-    """Return a project made of this one's files, uncommitted edits included, as one commit.
-
-    Parameters
-    ----------
-    folder, home : Path
-        The first is made.
-    changes : dict
-        Of `params.yaml`, by dotted name, beyond `TINY`.
-    """
+def snapshot(folder, home):
+    """Return this project's files, uncommitted edits included, as the one commit of a repository in a folder."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -240,13 +232,30 @@ def new_project(folder, home, changes=None):
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / relative, folder / relative)
     project = Project(folder, home)
-    # So that `make` does not install an environment: this interpreter's is on the path.
-    project.path(".venv").mkdir()
-    project.path(".venv/.installed").touch()
-    project.set_params({**TINY, **(changes or {})})
     project.run("git", "init", "--quiet")
     commit(project)
     return project
+
+
+def clone(project, folder, changes=None):
+    """Return a clone of a project's last commit, in which tiny parameters are committed.
+
+    Parameters
+    ----------
+    project : Project
+    folder : Path
+        Which is made.
+    changes : dict
+        Of `params.yaml`, by dotted name, beyond `TINY`.
+    """
+    project.run("git", "clone", "--quiet", str(project.folder), str(folder))
+    cloned = Project(folder, project.home)
+    # So that `make` does not install an environment: this interpreter's is on the path.
+    cloned.path(".venv").mkdir()
+    cloned.path(".venv/.installed").touch()
+    cloned.set_params({**TINY, **(changes or {})})
+    commit(cloned)
+    return cloned
 
 
 def commit(project):

@@ -79,5 +79,8 @@ def test_mlproject_has_an_entry_point_for_each_stage_and_runs_them_by_dvc():
     stages = [*read_yaml("dvc.yaml")["stages"], *read_yaml("pipeline/dvc.yaml")["stages"]]
     assert set(entry_points) == {"main", *stages}
     for name, entry_point in entry_points.items():
-        expected = {"main": "python -m training.preflight && dvc repro", "sample_corpus": "dvc repro pipeline/dvc.yaml:sample_corpus"}
+        expected = {
+            "main": "python -m training.preflight && dvc repro",
+            "sample_corpus": "dvc repro pipeline/dvc.yaml:sample_corpus",
+        }
         assert entry_point["command"] == expected.get(name, f"dvc repro {name}")

@@ -8,6 +8,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import socket
 import sys
@@ -43,6 +44,11 @@ class Child:
         assert self._process.exitcode is not None, f"{self._stem} still runs after {_TIMEOUT_S} s"
         texts = [Path(f"{self._stem}.{kind}").read_text(encoding="utf-8") for kind in ("out", "err")]
         return Finished(self._process.exitcode, *texts)
+
+
+def said(finished):
+    """Return the lines on standard error, but for those of a TensorFlow for GPUs on a machine without one."""
+    return [line for line in finished.stderr.splitlines() if not re.match(r"[IWE]\d{4} .* cu\w+\.cc:", line)]
 
 
 def python_m(folder, module, *arguments, **environment):

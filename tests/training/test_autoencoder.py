@@ -283,7 +283,7 @@ def test_training_follows_from_its_seeds(learnable):
 
     def train(seed):
         keras.utils.set_random_seed(1)
-        autoencoder = Autoencoder(SHAPE, **NETWORK)
+        autoencoder = Autoencoder(SHAPE, [4], [3], [4], 3)
         autoencoder.compile(1e-2)
         return autoencoder.train(x, batch_size=16, num_epochs=2, seed=seed), autoencoder.reconstruct(x)[0]
 
@@ -298,8 +298,7 @@ def test_training_follows_from_its_seeds(learnable):
 
 def test_rows_that_do_not_fill_a_batch_are_left_for_another_epoch(learnable):
     x, _ = learnable
-    keras.utils.set_random_seed(0)
-    autoencoder = Autoencoder(SHAPE, **NETWORK)
+    autoencoder = Autoencoder(SHAPE, [4], [3], [4], 3)
     autoencoder.compile(1e-3)
     autoencoder.train(x, batch_size=24, num_epochs=3)
 
@@ -471,7 +470,10 @@ def test_weights_of_another_network(saved, changes, message):
     ("name", "message"),
     [
         ("layers/dense/vars/1", "'encoder_output' expected 2 variables, but received 1"),
-        ("layers/functional/layers/conv2d_transpose", "'decoder_conv_transpose_3' expected 1 variables, but received 0"),
+        (
+            "layers/functional/layers/conv2d_transpose",
+            "'decoder_conv_transpose_3' expected 1 variables, but received 0",
+        ),
         ("layers", "'encoder_conv_1' expected 1 variables, but received 0"),
     ],
 )
@@ -488,7 +490,9 @@ def test_truncated_weights(saved, share):
     content = (saved / WEIGHTS_FILE).read_bytes()
     (saved / WEIGHTS_FILE).write_bytes(content[: int(len(content) * share)])
 
-    with pytest.raises(ModelError, match=r"weights\.h5: cannot be read as the weights of this architecture: ") as caught:
+    with pytest.raises(
+        ModelError, match=r"weights\.h5: cannot be read as the weights of this architecture: "
+    ) as caught:
         Autoencoder.load(saved)
     assert len(str(caught.value).splitlines()) == 1
 

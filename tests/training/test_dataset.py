@@ -126,7 +126,8 @@ def test_batches_are_rows_in_the_order_of_the_epoch(train):
 def test_workers_evaluate_every_row_once(store, num_workers):
     validation = Spectrograms(store, "validation")
     shares = [
-        [x for batch in validation.evaluation_slices(7, rank, num_workers) for x in batch] for rank in range(num_workers)
+        [x for batch in validation.evaluation_slices(7, rank, num_workers) for x in batch]
+        for rank in range(num_workers)
     ]
     expected = validation.rows(np.arange(len(validation)))
 
@@ -182,7 +183,9 @@ def test_shrinking_by_a_whole_number_weighs_neighbours_by_a_triangle(rng, shape)
 def test_growing_interpolates(rng):
     x = rng.uniform(size=(6, 6)).astype(np.float32)
     places = (np.arange(12) + 0.5) / 2 - 0.5
-    expected = scipy.ndimage.map_coordinates(np.float64(x), np.meshgrid(places, places, indexing="ij"), order=1, mode="nearest")
+    expected = scipy.ndimage.map_coordinates(
+        np.float64(x), np.meshgrid(places, places, indexing="ij"), order=1, mode="nearest"
+    )
 
     np.testing.assert_allclose(resize(x[None, ..., None], (12, 12))[0, ..., 0], expected, atol=1e-6)
 

@@ -1,7 +1,9 @@
 """Whole trainings, each by processes of its own."""
 
+import itertools
 import math
 import signal
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -174,7 +176,7 @@ def test_early_stopping(start):
 
     assert progress.epoch < 30
     assert errors[-1] >= min(errors[:-1]) == errors[-2]
-    assert all(later < earlier for earlier, later in zip(errors[:-2], errors[1:-1], strict=True))
+    assert all(later < earlier for earlier, later in pairwise(errors[:-1]))
 
 
 def test_an_error_that_is_not_finite_is_not_saved(start):

@@ -60,7 +60,9 @@ def test_mean_squared_error_against_one_for_all(rng):
     mean = rng.normal(size=SHAPE).astype(np.float32)
 
     np.testing.assert_allclose(
-        mean_squared_error(x, np.broadcast_to(mean, x.shape)), ((np.float64(x) - mean) ** 2).mean(axis=(1, 2)), rtol=1e-6
+        mean_squared_error(x, np.broadcast_to(mean, x.shape)),
+        ((np.float64(x) - mean) ** 2).mean(axis=(1, 2)),
+        rtol=1e-6,
     )
 
 

@@ -79,7 +79,8 @@ def test_a_wrong_value_is_named_with_what_was_expected(refusal, changes, message
     [
         (
             {"autoencoder.conv_filters": [4, 4, 4]},
-            "autoencoder: conv_filters, conv_kernels, conv_strides have 3, 2 and 2 entries, and must have one per layer",
+            "autoencoder: conv_filters, conv_kernels, conv_strides have 3, 2 and 2 entries, and must have one per "
+            "layer",
         ),
         ({"train.warmup_epochs": 4}, "train: warmup_epochs=4.0 must be fewer than epochs=4"),
         (

@@ -75,7 +75,9 @@ def test_the_same_data_is_the_same_picture(tmp_path, originals, extractor):
     assert pictures[0] == pictures[1] != pictures[2]
 
 
-@pytest.mark.parametrize("name", ["$x_1$.wav", r"$\nonsense$", "a$b", r"caf\xe9.wav", "a & b #1 %.wav", "über.wav", "日本.wav"])
+@pytest.mark.parametrize(
+    "name", ["$x_1$.wav", r"$\nonsense$", "a$b", r"caf\xe9.wav", "a & b #1 %.wav", "über.wav", "日本.wav"]
+)
 def test_any_name_is_a_title_as_it_is(tmp_path, originals, extractor, figures, name):
     reconstruction_grid(tmp_path / "x.png", originals[:1], originals[:1], [name], extractor, SAMPLE_RATE)
     title = figures[0].axes[0].title

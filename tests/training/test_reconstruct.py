@@ -11,7 +11,7 @@ import soundfile as sf
 
 from tests.sounds import cut, sine, write
 from tests.training.conftest import randomised
-from tests.training.processes import python_m
+from tests.training.processes import python_m, said
 from tests.training.test_sound import DESCRIPTION
 from training.autoencoder import DESCRIPTION_FILE as NETWORK_FILE
 from training.autoencoder import Autoencoder
@@ -40,9 +40,8 @@ def error_of(finished):
     """Return the line with which a run ended, and check that there is no more to read than that."""
     assert finished.returncode == 1, finished.stderr
     assert "Traceback" not in finished.stderr
-    lines = [line for line in finished.stderr.splitlines() if "cuda" not in line and "absl" not in line]
-    assert len(lines) == 1, finished.stderr
-    return lines[0]
+    (line,) = said(finished)
+    return line
 
 
 # --- good paths

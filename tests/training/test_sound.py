@@ -160,7 +160,9 @@ def test_what_leaves_the_range_is_cut_off(transparent):
 
 
 def test_another_range(rng):
-    around_zero = SoundAutoencoder(Identity(), dataclasses.replace(DESCRIPTION, preprocessing=PREPROCESSING | {"range": [-1, 1]}))
+    around_zero = SoundAutoencoder(
+        Identity(), dataclasses.replace(DESCRIPTION, preprocessing=PREPROCESSING | {"range": [-1, 1]})
+    )
     S_db = around_zero.extractor.extract(np.stack(list(signals(rng).values())))
     x, min_db, max_db = around_zero.normaliser.normalise(S_db)
 

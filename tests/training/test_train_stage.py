@@ -9,7 +9,7 @@ from pipeline.paths import SPECTROGRAMS
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import FORMAT_FILE
 from tests.training.conftest import ABSENT, DURATION_S, SAMPLE_RATE, write_notes
-from tests.training.processes import python_m
+from tests.training.processes import python_m, said
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints, Epoch, Progress
 from training.params import Params
@@ -38,7 +38,7 @@ def error_of(finished):
 def only_error_of(finished):
     """Return the one line of a run that ended before Ray and MLflow, which tell of things of their own."""
     line = error_of(finished)
-    assert finished.stderr == line + "\n"
+    assert said(finished) == [line]
     return line
 
 
@@ -62,7 +62,7 @@ def only_error_of(finished):
         ),
         (
             {"resources.train_workers": 3},
-            "params.yaml: : resources.train_workers=3 must divide train.global_batch_size=16, so that every worker has "
+            "params.yaml: resources.train_workers=3 must divide train.global_batch_size=16, so that every worker has "
             "an equal slice of each batch",
         ),
         (
@@ -153,9 +153,7 @@ def test_the_traceback_is_for_verbose(tmp_path, make_project):
 
 def test_a_tracking_server_that_is_none(tmp_path, make_project):
     project = make_project(tmp_path / "project")
-    line = error_of(
-        run(project, MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    )
+    line = error_of(run(project, MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"))
 
     assert line.startswith("error: MLflow at http://127.0.0.1:9: ")
     assert "Connection refused" in line

@@ -14,9 +14,7 @@ def measured(tmp_path_factory):
     for num_workers in (1, 2):
         for finished in run_workers(folder, measure_promise, num_workers, str(folder)):
             assert finished.returncode == 0, finished.stderr
-    (one,), two = [
-        [dict(np.load(folder / f"{rank}-of-{n}.npz")) for rank in range(n)] for n in (1, 2)
-    ]
+    (one,), two = [[dict(np.load(folder / f"{rank}-of-{n}.npz")) for rank in range(n)] for n in (1, 2)]
     return one, two
 
 
