@@ -1,6 +1,5 @@
 """Whole trainings, each by processes of its own."""
 
-import itertools
 import math
 import signal
 from itertools import pairwise
