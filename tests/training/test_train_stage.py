@@ -1,5 +1,10 @@
-"""What the train stage refuses, from its command line; `tests/integration` has it train."""
+"""What the train stage does before and after the training, from its command line; `tests/integration` has it train."""
 
+import json
+import signal
+
+import mlflow
+import numpy as np
 import pytest
 
 from pipeline.corpus import Splitter
@@ -8,12 +13,14 @@ from pipeline.params import PARAMS_FILE, read_params
 from pipeline.paths import SPECTROGRAMS
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import FORMAT_FILE
-from tests.training.conftest import ABSENT, DURATION_S, SAMPLE_RATE, write_notes
-from tests.training.processes import python_m, said
+from tests.training.conftest import ABSENT, DURATION_S, NETWORK, SAMPLE_RATE, SHAPE, randomised, write_notes
+from tests.training.processes import Child, python_m, said
+from tests.training.workers import run_train_stage_and_die
 from training.autoencoder import Autoencoder
-from training.checkpoint import Checkpoints, Epoch, Progress
+from training.checkpoint import Checkpoints, Epoch, Progress, read_curves
 from training.params import Params
-from training.paths import CHECKPOINTS
+from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
+from training.sound import Description
 from training.stages.train import Watcher, training_key
 
 _ELSEWHERE = dict.fromkeys(
@@ -40,6 +47,63 @@ def only_error_of(finished):
     line = error_of(finished)
     assert said(finished) == [line]
     return line
+
+
+# --- a training whose driver was killed when all epochs were done
+
+
+@pytest.fixture
+def finished_project(tmp_path, make_project, store):
+    """Return a project with checkpoints of all epochs, their history, and the best of their networks."""
+    project = make_project(tmp_path / "project")
+    key = training_key(read_params(Params, project / PARAMS_FILE), store.digest)
+    checkpoints = Checkpoints(project / CHECKPOINTS / key)
+    history = [Epoch(n, 0.5 / n, abs(0.3 - n / 10), 1e-3 / n, 99.0, 1_700_000_000_000 + n) for n in (1, 2, 3, 4)]
+    networks = []
+    for number in range(1, 5):
+        networks.append(randomised(Autoencoder(SHAPE, **NETWORK), seed=number))
+        networks[-1].compile()
+        networks[-1].optimizer.build(networks[-1].model.trainable_variables)
+        checkpoints.save(networks[-1], Progress(tuple(history[:number])))
+    return project, history, networks[2]
+
+
+def runs_of(project):
+    """Return status and curves of each MLflow run of a project."""
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = []
+    for each in client.search_runs(experiments):
+        points = client.get_metric_history(each.info.run_id, "val_mse")
+        found.append((each.info.status, [point.value for point in sorted(points, key=lambda point: point.step)]))
+    return found
+
+
+def test_its_results_are_written_and_its_checkpoints_removed(finished_project):
+    project, history, best = finished_project
+    finished = run(project)
+    assert finished.returncode == 0, finished.stderr
+
+    assert "train: best val_mse 0.000000 in epoch 3; MLflow run " in finished.stdout
+    assert ", resumed after epoch 4" in finished.stdout
+    exported = Autoencoder.load(project / MODEL)
+    for found, expected in zip(exported.model.get_weights(), best.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert Description.load(project / MODEL).target_shape is None
+    assert [epoch.val_mse for epoch in read_curves(project / CURVES).history] == [each.val_mse for each in history]
+    assert json.loads((project / TRAIN_METRICS).read_text()) == {"epochs": 4, "best_epoch": 3, "val_mse": 0.0}
+    assert list((project / CHECKPOINTS).iterdir()) == []
+    assert runs_of(project) == [("FINISHED", [epoch.val_mse for epoch in history])]
+
+
+def test_when_the_checkpoints_are_gone_the_run_has_ended(finished_project):
+    """Or the same training, begun anew, would go on with it, and every epoch be there twice."""
+    project, history, _ = finished_project
+    killed = Child(project, "killed", run_train_stage_and_die, **_ELSEWHERE).join()
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((project / CHECKPOINTS).iterdir()) == []
+    assert runs_of(project) == [("FINISHED", [epoch.val_mse for epoch in history])]
 
 
 # --- refused before anything is started

@@ -178,10 +178,11 @@ def main(arguments: argparse.Namespace) -> None:
         description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
         export(checkpoints, description)
         tracking.log_model(client, run.info.run_id, MODEL, validation.rows(np.arange(1)))
-        checkpoints.remove()
-        shutil.rmtree(ray_folder(checkpoints), ignore_errors=True)
-        best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
-        print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
+    # Only now that the run has ended: an unfinished one is gone on with, and has these epochs already.
+    checkpoints.remove()
+    shutil.rmtree(ray_folder(checkpoints), ignore_errors=True)
+    best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
+    print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
 
 
 if __name__ == "__main__":
