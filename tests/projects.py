@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent.parent
 _MARK = "GENERATIVE_MUSIC_TEST"
 # What a person's shell, or a git hook, may have set, and would lead a project elsewhere.
-_LEADS_ELSEWHERE = ("RAY_", "MLFLOW_", "DVC_", "GIT_", "PYTHON", "TF_", "KERAS_", "CUDA_")
+_LEADS_ELSEWHERE = ("MAKE", "MFLAGS", "RAY_", "MLFLOW_", "DVC_", "GIT_", "PYTHON", "TF_", "KERAS_", "CUDA_")
 
 # A pipeline that takes seconds where the default one takes minutes.
 TINY = {
