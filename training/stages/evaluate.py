@@ -64,7 +64,7 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
     written = [PICTURE]
     sounds = zip(clip_ids, test.channels[which], sound.invert(x_hat, min_db, max_db), strict=True)
     # Numbered, since two ids may read the same without what a file's name cannot hold.
-    for number, (clip_id, channel, y_hat) in enumerate(sounds, start=1):
+    for place, (clip_id, channel, y_hat) in enumerate(sounds, start=1):
         if clip_id not in paths:
             raise CorpusError(
                 f"corpus folder {str(corpus)!r} no longer holds {clip_id!r}; run the preprocess stage again"
@@ -74,7 +74,7 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
             letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(clip_id).with_suffix("").as_posix()
         )
         for kind, y in (("original", original), ("reconstruction", y_hat)):
-            written.append(SOUNDS / f"{number:02d}_{stem}_{channel}.{kind}.wav")
+            written.append(SOUNDS / f"{place:02d}_{stem}_{channel}.{kind}.wav")
             sf.write(written[-1], y, sound.sample_rate, subtype="PCM_16")
     return written
 
