@@ -4,9 +4,11 @@ A run belongs to a training key: a training that was interrupted finds its run a
 once, since every metric keeps the time at which it was first measured.
 """
 
+import glob
 import importlib.metadata
 import math
 import os
+import secrets
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -55,6 +57,7 @@ def connect() -> Iterator[mlflow.MlflowClient]:
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     try:
+        _make_database(uri)
         client = mlflow.MlflowClient()
         _set_experiment(client, uri)
     except Exception as error:  # a database is opened here, and what the system or SQLAlchemy says comes as it is
@@ -66,12 +69,15 @@ def connect() -> Iterator[mlflow.MlflowClient]:
 
 
 @contextmanager
-def training_run(client: mlflow.MlflowClient, key: str, params: Params) -> Iterator[Run]:
+def training_run(client: mlflow.MlflowClient, key: str, params: Params, resumed: bool = False) -> Iterator[Run]:
     """Start the run of a training key, or go on with it, for the length of a `with` block.
 
-    The run that `mlflow run` started (`MLFLOW_RUN_ID`) comes first, then an unfinished one of the same key.
+    The run that `mlflow run` started (`MLFLOW_RUN_ID`) comes first, then an unfinished one of the same key; when the
+    training goes on from a checkpoint, also a finished one: a kill may have come before DVC took note of the end.
     """
     run_id = os.environ.get("MLFLOW_RUN_ID") or _unfinished_run(client, key)
+    if not run_id and resumed:
+        run_id = next((run.info.run_id for run in _runs(client, key)), None)
     with _start(client, run_id, log_system_metrics=True) as run:
         _log_start(client, run.info.run_id, key, params)
         yield run
@@ -160,6 +166,23 @@ def _serving_requirements() -> list[str]:
 def _refusal(uri: str, error: Exception) -> ResourceError:
     """Return what a tracking server says as one line."""
     return ResourceError(f"MLflow at {uri}: {' '.join(str(error).split())}")
+
+
+def _make_database(uri: str) -> None:
+    """Make MLflow's database file under another name, and give it its own when it is whole.
+
+    MLflow makes tables in dozens of steps, and can neither repeat nor pass one at which it was killed.
+    """
+    name, _, options = uri.removeprefix("sqlite:///").partition("?")
+    path = Path(name)
+    if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
+        return
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+    mlflow.MlflowClient(f"sqlite:///{partial}?{options}").search_experiments()
+    if not path.exists():
+        partial.rename(path)
+    for stale in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        stale.unlink(missing_ok=True)
 
 
 def _set_experiment(client: mlflow.MlflowClient, uri: str) -> None:

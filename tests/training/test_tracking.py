@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import subprocess
+import sys
+import time
 
 import mlflow
 import numpy as np
@@ -125,6 +127,23 @@ def test_a_server_that_is_none(tmp_path, monkeypatch, uri, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_kill_while_the_database_is_made(tmp_path, pytestconfig, monkeypatch):
+    """Its dozens of steps cannot be repeated, so what is half made must not be taken for a database."""
+    monkeypatch.setenv("PYTHONPATH", str(pytestconfig.rootpath))
+    code = "from training import tracking; tracking.connect().__enter__()"
+    maker = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while not any(path.stat().st_size > 200_000 for path in tmp_path.glob("mlflow.db.*.partial")):
+        assert maker.poll() is None
+        time.sleep(0.01)
+    maker.kill()
+    maker.wait(10)
+
+    assert not (tmp_path / "mlflow.db").exists()
+    with tracking.connect() as client:
+        assert client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert [path.name for path in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
+
+
 # --- what a run starts with
 
 
@@ -210,6 +229,16 @@ def test_a_run_that_is_finished_is_not(client, key, params):
         pass
     with tracking.training_run(client, key, params) as second:
         assert second.info.run_id != first.info.run_id
+
+
+def test_a_run_that_is_finished_is_for_a_training_that_goes_on(client, key, params):
+    """It has these epochs already; the training was killed before DVC took note of its end."""
+    with tracking.training_run(client, key, params, resumed=False) as first:
+        pass
+    with tracking.training_run(client, key, params, resumed=True) as second:
+        assert second.info.run_id == first.info.run_id
+    with tracking.training_run(client, f"{key} of which there is none", params, resumed=True) as third:
+        assert third.info.run_id != first.info.run_id
 
 
 def test_another_key_is_another_run(client, key, params):

@@ -15,11 +15,11 @@ from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from training import tracking
-from training.checkpoint import read_curves
+from training.checkpoint import Checkpoints, read_curves
 from training.dataset import Spectrograms, load_spectrograms
 from training.metrics import LinearAutoencoder, mean_predictor, mean_squared_error
 from training.params import Params
-from training.paths import CURVES, EVALUATION, MODEL, PICTURE, SOUNDS, TEST_METRICS
+from training.paths import CHECKPOINTS, CURVES, EVALUATION, MODEL, PICTURE, SOUNDS, TEST_METRICS
 from training.pictures import reconstruction_grid
 from training.sound import Description, SoundAutoencoder
 
@@ -104,6 +104,7 @@ def main(arguments: argparse.Namespace) -> None:
         tracking.same_run(client, description.training_key, read_curves(CURVES), params) as run,
     ):
         tracking.log_evaluation(client, run.info.run_id, figures, written)
+    Checkpoints(CHECKPOINTS.absolute() / description.training_key).remove()
     print(
         "evaluate: test_mse {test_mse:.6f} (PCA of {pca_components} components {pca_test_mse:.6f}, mean predictor "
         "{mean_predictor_test_mse:.6f}) on {test_clips} clips; {test_mse_db:.1f} dB^2".format(**figures)

@@ -171,15 +171,15 @@ def main(arguments: argparse.Namespace) -> None:
         + (f", resumed after epoch {progress.epoch}" if progress.epoch else ""),
         flush=True,
     )
-    with tracking.connect() as client, tracking.training_run(client, key, params) as run:
+    with tracking.connect() as client, tracking.training_run(client, key, params, bool(progress.epoch)) as run:
         with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs):
             if not progress.is_finished(params.train.epochs, params.train.patience):
                 fit(params, checkpoints, arguments.verbose)
         description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
         export(checkpoints, description)
         tracking.log_model(client, run.info.run_id, MODEL, validation.rows(np.arange(1)))
-    # Only now that the run has ended: an unfinished one is gone on with, and has these epochs already.
-    checkpoints.remove()
+    # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
+    # would cost the whole training.
     shutil.rmtree(ray_folder(checkpoints), ignore_errors=True)
     best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
     print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
