@@ -4,71 +4,21 @@ A training's folder holds `epoch-00012/` (weights, optimizer, progress) and `bes
 its name only when it is whole; the newest `epoch-*` names the `best-*` that belongs to it.
 """
 
-import csv
 import json
-import math
 import os
 import shutil
-import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import ModelError
 from training.autoencoder import Autoencoder
+from training.progress import Epoch, Progress
 
 FORMAT_VERSION = 1
-CURVES = ("train_mse", "val_mse", "learning_rate")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What is known of one finished epoch.
-
-    Attributes
-    ----------
-    epoch : int
-        Counted from 1.
-    train_mse, val_mse : float
-        The first over the epoch's batches as the weights moved, the second after it.
-    learning_rate : float
-        At its end: the rate that the next step takes.
-    samples_per_s : float
-        Spectrograms trained on per second, over all workers.
-    timestamp_ms : int
-        When it ended, in Unix time: what makes sending it again the same as sending it once.
-    """
-
-    epoch: int
-    train_mse: float
-    val_mse: float
-    learning_rate: float
-    samples_per_s: float
-    timestamp_ms: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is: its finished epochs."""
-
-    history: tuple[Epoch, ...] = field(default=())
-
-    @property
-    def epoch(self) -> int:
-        """Number of finished epochs."""
-        return len(self.history)
-
-    @property
-    def best(self) -> Epoch:
-        """The first epoch of the lowest validation error."""
-        return min(self.history, key=lambda each: each.val_mse)
-
-    def is_finished(self, epochs: int, patience: int) -> bool:
-        """Whether all epochs are done, or `patience` of them brought nothing better."""
-        return bool(self.history) and (self.epoch >= epochs or self.epoch - self.best.epoch >= patience)
 
 
 class Checkpoints:
@@ -142,37 +92,6 @@ class Checkpoints:
         write(partial)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-
-
-def write_curves(path: Path, progress: Progress) -> None:
-    """Write what follows from data and parameters of the finished epochs as CSV, one line each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *CURVES])
-        writer.writerows([epoch.epoch, *(getattr(epoch, name) for name in CURVES)] for epoch in progress.history)
-
-
-def read_curves(path: Path) -> Progress:
-    """Read what `write_curves` wrote; when and how fast is not known, and stands as now and NaN."""
-    now = time.time_ns() // 1_000_000
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return Progress(
-                tuple(
-                    Epoch(
-                        epoch=int(row["epoch"]),
-                        train_mse=float(row["train_mse"]),
-                        val_mse=float(row["val_mse"]),
-                        learning_rate=float(row["learning_rate"]),
-                        samples_per_s=math.nan,
-                        timestamp_ms=now,
-                    )
-                    for row in csv.DictReader(file)
-                )
-            )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}; run the train stage again") from error
 
 
 def _write_state(folder: Path, autoencoder: Autoencoder, progress: Progress) -> None:

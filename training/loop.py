@@ -15,9 +15,10 @@ import ray.train
 import tensorflow as tf
 
 from training.autoencoder import Autoencoder
-from training.checkpoint import Checkpoints, Epoch, Progress
+from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms, load_spectrograms
 from training.params import AutoencoderSection, TrainSection
+from training.progress import Epoch, Progress
 from training.step import SynchronousStep
 
 

@@ -23,8 +23,8 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import ResourceError
 from pipeline.params import flatten
-from training.checkpoint import CURVES, Epoch, Progress
 from training.params import Params
+from training.progress import CURVES, Epoch, Progress
 
 EXPERIMENT = "generative-music"
 KEY_TAG = "training_key"

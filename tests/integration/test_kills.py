@@ -106,7 +106,7 @@ def test_a_killed_repro_ends_in_the_same_artifacts(kills, outcome):
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(kills):
-    _, in_training, after_training, to_the_end = kills.outputs
+    _, _, after_training, to_the_end = kills.outputs
 
     assert f"resumed after epoch {kills.epochs_when_killed}\n" in after_training
     assert f"resumed after epoch {EPOCHS[-1]}\n" in to_the_end

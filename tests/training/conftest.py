@@ -19,6 +19,7 @@ from tests.sounds import write
 from training.autoencoder import Autoencoder
 from training.loop import Job
 from training.params import AutoencoderSection, TrainSection
+from training.progress import Epoch, Progress
 
 SAMPLE_RATE = 8000
 DURATION_S = 0.06
@@ -47,6 +48,16 @@ _FIXED = {
     **{f"train.{name}": value for name, value in TRAINING.items()},
 }
 ABSENT = object()
+
+
+def make_progress(*val_mses):
+    """Return the progress of epochs with these errors."""
+    return Progress(
+        tuple(
+            Epoch(number, 0.1 / 3 / number, val_mse, 1e-3 / number, 500.0 + number, 1_700_000_000_000 + number)
+            for number, val_mse in enumerate(val_mses, start=1)
+        )
+    )
 
 
 def write_notes(folder, rng):

@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
-from tests.training.conftest import NETWORK, SHAPE, randomised
+from tests.training.conftest import NETWORK, SHAPE, make_progress, randomised
 from training.autoencoder import Autoencoder
-from training.checkpoint import Checkpoints, Epoch, Progress, read_curves, write_curves
-
-
-def make_progress(*val_mses):
-    """Return the progress of epochs with these errors."""
-    return Progress(
-        tuple(
-            Epoch(number, 0.1 / 3 / number, val_mse, 1e-3 / number, 500.0 + number, 1_700_000_000_000 + number)
-            for number, val_mse in enumerate(val_mses, start=1)
-        )
-    )
+from training.checkpoint import Checkpoints
+from training.progress import Progress
 
 
 class State:
@@ -125,32 +116,6 @@ def test_other_trainings_are_left_alone(tmp_path, checkpoints, states):
     assert checkpoints.progress() == Progress()
     assert names(tmp_path) == ["other"]
     assert other.progress() == make_progress(0.5)
-
-
-# --- early stopping
-
-
-@pytest.mark.parametrize(
-    ("errors", "best", "finished"),
-    [
-        ([], None, False),
-        ([3.0], 1, False),
-        ([3.0, 2.0, 1.0], 3, False),
-        ([3.0, 2.0, 1.0, 1.0], 3, False),
-        ([3.0, 1.0, 2.0], 2, False),
-        ([3.0, 1.0, 2.0, 1.5], 2, True),  # two epochs brought nothing better
-        ([1.0, 1.0, 1.0], 1, True),  # neither does the same again
-        ([5.0, 4.0, 3.0, 2.0, 1.0], 5, True),  # all epochs are done
-        ([5.0, 4.0, 3.0, 2.0, 9.0], 4, True),
-    ],
-)
-def test_when_a_training_is_finished(errors, best, finished):
-    progress = make_progress(*errors)
-
-    assert progress.is_finished(epochs=5, patience=2) is finished
-    assert progress.epoch == len(errors)
-    if best:
-        assert progress.best.epoch == best
 
 
 # --- kills
@@ -345,49 +310,6 @@ def test_checkpoint_of_another_network(damaged):
 
     with pytest.raises(ModelError, match=r"input_shape is \[8, 8, 1\], expected \[16, 16, 1\]"):
         checkpoints.resume(other)
-
-
-# --- curves as CSV
-
-
-def test_curves_come_back(tmp_path):
-    progress = make_progress(0.1 + 0.2, 1 / 3, 1e-17)
-    write_curves(tmp_path / "reports" / "curves.csv", progress)
-    read = read_curves(tmp_path / "reports" / "curves.csv")
-
-    def curves(each):
-        return [(epoch.epoch, epoch.train_mse, epoch.val_mse, epoch.learning_rate) for epoch in each.history]
-
-    assert curves(read) == curves(progress)
-    assert all(math.isnan(epoch.samples_per_s) for epoch in read.history)
-    assert read.best == read.history[2]
-
-
-def test_curves_are_what_dvc_plots(tmp_path):
-    write_curves(tmp_path / "curves.csv", make_progress(0.5, 0.25))
-
-    assert (tmp_path / "curves.csv").read_text().splitlines() == [
-        "epoch,train_mse,val_mse,learning_rate",
-        f"1,{0.1 / 3},0.5,0.001",
-        f"2,{0.1 / 3 / 2},0.25,0.0005",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("epoch,train_mse\n1,2\n", "cannot be read: 'val_mse'"),
-        ("epoch,train_mse,val_mse,learning_rate\n1,x,0,0\n", "cannot be read: could not convert string to float: 'x'"),
-        ("epoch,train_mse,val_mse,learning_rate\n1,0.5\n", "cannot be read: float"),
-        (None, r"cannot be read: \[Errno 2\] No such file or directory"),
-    ],
-)
-def test_curves_that_are_none(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "curves.csv").write_text(content)
-
-    with pytest.raises(ModelError, match=rf"curves\.csv: {message}.*; run the train stage again"):
-        read_curves(tmp_path / "curves.csv")
 
 
 def test_progress_is_text(damaged):

@@ -11,10 +11,11 @@ from tests.training.conftest import NETWORK, SHAPE, TRAINING, without_clock
 from tests.training.processes import start_workers
 from tests.training.workers import train_and_die
 from training.autoencoder import Autoencoder
-from training.checkpoint import Checkpoints, Progress
+from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms
 from training.loop import build_autoencoder, learning_rate_schedule, run_worker
 from training.params import TrainSection
+from training.progress import Progress
 
 EPOCHS = TRAINING["epochs"]
 

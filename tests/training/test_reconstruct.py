@@ -15,8 +15,9 @@ from tests.training.processes import python_m, said
 from tests.training.test_sound import DESCRIPTION
 from training.autoencoder import DESCRIPTION_FILE as NETWORK_FILE
 from training.autoencoder import Autoencoder
+from training.description import DESCRIPTION_FILE
 from training.paths import MODEL
-from training.sound import DESCRIPTION_FILE, SoundAutoencoder
+from training.sound import SoundAutoencoder
 
 RATE = DESCRIPTION.preprocessing["sample_rate"]
 

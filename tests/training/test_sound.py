@@ -9,7 +9,8 @@ from pipeline.errors import ModelError
 from tests.sounds import N_SAMPLES, SAMPLE_RATE, signals, sine, write
 from tests.training.conftest import randomised
 from training.autoencoder import Autoencoder
-from training.sound import DESCRIPTION_FILE, Description, SoundAutoencoder
+from training.description import DESCRIPTION_FILE, Description
+from training.sound import SoundAutoencoder
 
 PREPROCESSING = {
     "sample_rate": SAMPLE_RATE,

@@ -15,8 +15,8 @@ from pipeline.errors import ResourceError
 from pipeline.params import PARAMS_FILE, read_params
 from tests.training.conftest import SHAPE
 from training import tracking
-from training.checkpoint import Epoch, Progress
 from training.params import Params
+from training.progress import Epoch, Progress
 
 # What a person's shell, DVC or `mlflow run` may have set.
 _ELSEWHERE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")

@@ -17,10 +17,11 @@ from tests.training.conftest import ABSENT, DURATION_S, NETWORK, SAMPLE_RATE, SH
 from tests.training.processes import Child, python_m, said
 from tests.training.workers import run_train_stage_and_die
 from training.autoencoder import Autoencoder
-from training.checkpoint import Checkpoints, Epoch, Progress, read_curves
+from training.checkpoint import Checkpoints
+from training.description import Description
 from training.params import Params
 from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
-from training.sound import Description
+from training.progress import Epoch, Progress, read_curves
 from training.stages.train import Watcher, training_key
 
 _ELSEWHERE = dict.fromkeys(

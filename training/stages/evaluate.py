@@ -15,13 +15,15 @@ from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from training import tracking
-from training.checkpoint import Checkpoints, read_curves
+from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms, load_spectrograms
+from training.description import Description
 from training.metrics import LinearAutoencoder, mean_predictor, mean_squared_error
 from training.params import Params
 from training.paths import CHECKPOINTS, CURVES, EVALUATION, MODEL, PICTURE, SOUNDS, TEST_METRICS
 from training.pictures import reconstruction_grid
-from training.sound import Description, SoundAutoencoder
+from training.progress import read_curves
+from training.sound import SoundAutoencoder
 
 
 def measure(sound: SoundAutoencoder, train: Spectrograms, test: Spectrograms, seed: int) -> dict[str, float]:

@@ -6,10 +6,10 @@ import json
 from pipeline import command
 from pipeline.params import read_params
 from training import tracking
-from training.checkpoint import read_curves
+from training.description import Description
 from training.params import Params
 from training.paths import CURVES, MODEL, REGISTERED, TEST_METRICS
-from training.sound import Description
+from training.progress import read_curves
 
 MODEL_NAME = "autoencoder"
 

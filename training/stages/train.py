@@ -21,12 +21,13 @@ from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.store import file_sha256
 from training import tracking
 from training.autoencoder import Autoencoder
-from training.checkpoint import Checkpoints, Epoch, write_curves
+from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms, load_spectrograms
+from training.description import DESCRIPTION_FILE, Description
 from training.loop import Job, train_worker
 from training.params import Params
 from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
-from training.sound import DESCRIPTION_FILE, Description
+from training.progress import Epoch, write_curves
 
 _SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "loop.py", "step.py")
 
