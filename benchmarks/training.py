@@ -36,26 +36,26 @@ def measure(arguments: argparse.Namespace) -> None:
     import numpy as np
     import tensorflow as tf
 
+    from training.autoencoder import Autoencoder
     from training.dataset import load_spectrograms
-    from training.loop import Job, build_autoencoder, join
+    from training.loop import join
     from training.step import SynchronousStep
 
     params = read_params(Params, arguments.params)
     train = load_spectrograms(arguments.spectrograms, arguments.table, "train")
     settings, rank, workers = params.train, arguments.rank, arguments.workers
     n_rows = len(train) // settings.global_batch_size * settings.global_batch_size
-    job = Job("", "", "", params.autoencoder, settings, arguments.cpus)
     if arguments.measure == "keras":
         tf.config.threading.set_intra_op_parallelism_threads(arguments.cpus)
         tf.config.threading.set_inter_op_parallelism_threads(arguments.cpus)
-        model = build_autoencoder(job, train).model
+        model = Autoencoder(train.shape, **params.autoencoder.model_dump()).model
         model.compile(optimizer=keras.optimizers.Adam(settings.learning_rate), loss="mse")
         x = train.rows(np.arange(n_rows))
         run_epoch: Any = lambda _: model.fit(x, x, batch_size=settings.global_batch_size, verbose=0)  # noqa: E731
     else:
         strategy = join(settings.seed, arguments.cpus, workers)
         with strategy.scope():
-            autoencoder = build_autoencoder(job, train)
+            autoencoder = Autoencoder(train.shape, **params.autoencoder.model_dump())
             autoencoder.compile(settings.learning_rate)
             step = SynchronousStep(autoencoder.model, autoencoder.optimizer, strategy)
 

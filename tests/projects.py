@@ -41,6 +41,8 @@ TINY = {
     "autoencoder.conv_kernels": [3, 3],
     "autoencoder.conv_strides": [2, 2],
     "autoencoder.latent_space_dim": 8,
+    "train.initialisation": "random",
+    "train.learning_rate": 2e-3,
     "train.epochs": 12,
     "train.global_batch_size": 8,
     "train.patience": 1000,

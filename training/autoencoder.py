@@ -26,6 +26,7 @@ DESCRIPTION_FILE = "autoencoder.json"
 WEIGHTS_FILE = "autoencoder.weights.h5"
 # Keras' default of 0.99 needs some 500 steps to forget its start, which is most of a short training.
 _BATCH_NORM_MOMENTUM = 0.9
+BATCH_NORM_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,9 @@ def _build_decoder(architecture: Architecture) -> keras.Model:
 
 def _normalise_and_activate(x: Any, name: str) -> Any:
     """Return x through batch normalisation and ReLU; the convolution before needs no bias of its own."""
-    x = SynchronisedBatchNormalization(momentum=_BATCH_NORM_MOMENTUM, name=name.format("bn"))(x)
+    x = SynchronisedBatchNormalization(
+        momentum=_BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, name=name.format("bn")
+    )(x)
     return keras.layers.ReLU(name=name.format("relu"))(x)
 
 

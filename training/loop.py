@@ -17,6 +17,7 @@ import tensorflow as tf
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms, load_spectrograms
+from training.initialisation import start_as_pca
 from training.params import AutoencoderSection, TrainSection
 from training.progress import Epoch, Progress
 from training.step import SynchronousStep
@@ -63,11 +64,15 @@ def run_worker(job: Job, rank: int, num_workers: int) -> None:
     validation = load_spectrograms(job.spectrograms, job.table, "validation", settings.target_shape)
     steps_per_epoch = len(train) // settings.global_batch_size
     with strategy.scope():
-        autoencoder = build_autoencoder(job, train)
+        autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())
         autoencoder.compile(learning_rate_schedule(settings, steps_per_epoch))
         step = SynchronousStep(autoencoder.model, autoencoder.optimizer, strategy)
         checkpoints = Checkpoints(job.checkpoints)
         progress = checkpoints.resume(autoencoder)
+        if not progress.epoch:
+            if rank == 0:
+                initialise(autoencoder, train, settings)
+            step.share_weights(is_source=rank == 0)
     while not progress.is_finished(settings.epochs, settings.patience):
         started = time.monotonic()
         slices = train.training_slices(progress.epoch, settings.seed, settings.global_batch_size, rank, num_workers)
@@ -81,12 +86,13 @@ def run_worker(job: Job, rank: int, num_workers: int) -> None:
             checkpoints.save(autoencoder, progress)
 
 
-def build_autoencoder(job: Job, train: Spectrograms) -> Autoencoder:
-    """Return the job's autoencoder, its output starting at the mean of some training rows."""
-    autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())
-    some = train.rows(np.linspace(0, len(train) - 1, min(256, len(train)), dtype=np.int64))
-    autoencoder.set_output_bias(float(some.mean(dtype=np.float64)))
-    return autoencoder
+def initialise(autoencoder: Autoencoder, train: Spectrograms, settings: TrainSection) -> None:
+    """Set the weights that training starts from: PCA's, or random ones with the output at the mean of some rows."""
+    if settings.initialisation == "pca":
+        start_as_pca(autoencoder, train, settings.seed)
+    else:
+        some = train.rows(np.linspace(0, len(train) - 1, min(256, len(train)), dtype=np.int64))
+        autoencoder.set_output_bias(float(some.mean(dtype=np.float64)))
 
 
 def learning_rate_schedule(settings: TrainSection, steps_per_epoch: int) -> Any:

@@ -37,6 +37,7 @@ class TrainSection(Section):
     epochs: Count
     global_batch_size: Count
     learning_rate: Positive
+    initialisation: Literal["pca", "random"]
     schedule: Literal["constant", "cosine"]
     warmup_epochs: Annotated[float, Field(ge=0.0)]
     patience: Count

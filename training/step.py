@@ -38,12 +38,23 @@ class SynchronousStep:
         row = tf.TensorSpec(model.input.shape, model.compute_dtype)
         self._train = tf.function(self._train_on_slice, input_signature=[row])
         self._sum = tf.function(self._sum_over_replicas)
+        self._sum_all = tf.function(lambda values: [self._sum_over_replicas(value) for value in values])
         self._square = tf.function(self._squared_error, input_signature=[row])
 
     @property
     def learning_rate(self) -> float:
         """The learning rate that the next step would take."""
         return float(self._optimizer.learning_rate)
+
+    def share_weights(self, is_source: bool) -> None:
+        """Give every replica the weights of the one that says it is the source."""
+        if self._replicas == 1:
+            return
+        variables = self._model.variables
+        # Sums of one and zeros, which are exact.
+        values = [tf.constant(np.asarray(variable)) if is_source else tf.zeros_like(variable) for variable in variables]
+        for variable, value in zip(variables, self._sum_all(values), strict=True):
+            variable.assign(value)
 
     def gradients(self, x: NDArray[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
         """Return the global batch's gradients from this replica's slice of it, without taking a step.

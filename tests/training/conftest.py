@@ -28,6 +28,7 @@ NETWORK = {"conv_filters": [6, 6], "conv_kernels": [3, 3], "conv_strides": [2, [
 TRAINING = {
     "epochs": 4,
     "global_batch_size": 16,
+    "initialisation": "random",
     "learning_rate": 5e-3,
     "schedule": "cosine",
     "warmup_epochs": 0.5,

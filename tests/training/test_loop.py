@@ -1,11 +1,13 @@
 """Whole trainings, each by processes of its own."""
 
+import dataclasses
 import math
 import signal
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 from tests.training.conftest import NETWORK, SHAPE, TRAINING, without_clock
 from tests.training.processes import start_workers
@@ -13,8 +15,8 @@ from tests.training.workers import train_and_die
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms
-from training.loop import build_autoencoder, learning_rate_schedule, run_worker
-from training.params import TrainSection
+from training.loop import initialise, learning_rate_schedule, run_worker
+from training.params import AutoencoderSection, TrainSection
 from training.progress import Progress
 
 EPOCHS = TRAINING["epochs"]
@@ -45,12 +47,12 @@ def test_learning_rate_schedule(schedule, warmup_epochs):
 # --- the start
 
 
-def test_the_output_starts_at_the_mean_of_the_data(store, make_job, tmp_path):
+def test_a_random_start_has_its_output_at_the_mean_of_the_data(store, make_job, tmp_path):
     spectrograms = Spectrograms(store, "train")
-    autoencoder = build_autoencoder(make_job(tmp_path), spectrograms)
+    autoencoder = Autoencoder(SHAPE, **NETWORK)
+    initialise(autoencoder, spectrograms, make_job(tmp_path).train)
     rows = spectrograms.rows(np.arange(len(spectrograms)))
 
-    assert autoencoder.architecture == Autoencoder(SHAPE, **NETWORK).architecture
     (bias,) = autoencoder.decoder.get_layer("decoder_output").bias.numpy()
     assert bias == pytest.approx(rows.mean(dtype=np.float64), rel=1e-6)
 
@@ -159,6 +161,25 @@ def test_another_number_of_workers_changes_less_than_another_seed(trained):
 
     assert by_workers.max() < by_seed.min()
     assert by_workers.max() < 1e-5
+
+
+def test_all_workers_start_as_pca(start, make_job, store):
+    """With a learning rate at which hardly anything moves, the error is that of PCA, with one worker as with two."""
+    network = AutoencoderSection(conv_filters=[32, 32], conv_kernels=[4, 3], conv_strides=[4, 1], latent_space_dim=6)
+    settings = {"initialisation": "pca", "learning_rate": 1e-9, "warmup_epochs": 0, "epochs": 1}
+    for workers in (1, 2):
+        job = dataclasses.replace(make_job(start.folder / f"pca {workers}", **settings), autoencoder=network)
+        finish(start_workers(start.folder, run_worker, workers, job))
+    (one,), (two,) = (curve(start.folder / f"pca {workers}") for workers in (1, 2))
+    train, validation = (
+        rows.rows(np.arange(len(rows))).reshape(len(rows), -1)
+        for rows in (Spectrograms(store, "train"), Spectrograms(store, "validation"))
+    )
+    pca = PCA(6, svd_solver="full").fit(train)
+    expected = np.mean((pca.inverse_transform(pca.transform(validation)) - validation) ** 2)
+
+    assert two == pytest.approx(one, rel=1e-5)
+    assert one == pytest.approx(expected, rel=0.05)  # moving statistics have followed the last batches a little
 
 
 def test_a_finished_run_does_nothing(trained, start):

@@ -56,6 +56,13 @@ def test_workers_agree_to_the_last_bit(measured):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
+def test_all_start_with_the_weights_of_one(measured):
+    _, (first, second) = measured
+    assert not np.array_equal(first["drawn"], second["drawn"])
+    for found in (first, second):
+        np.testing.assert_array_equal(found["shared"], first["drawn"])
+
+
 # --- in single precision, as trainings run
 
 

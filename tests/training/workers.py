@@ -66,6 +66,13 @@ def _train_in_double(found, strategy, rank):
     found["sgd losses"] = [step.train_epoch(x[np.roll(np.arange(6), epoch)]) for epoch in range(3)]
     found |= {f"sgd weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
     found["sgd evaluation"] = step.evaluate(x)
+    for variable in autoencoder.model.variables:
+        variable.assign(np.random.default_rng(rank).normal(size=variable.shape))
+    step.share_weights(is_source=rank == 0)
+    found["shared"] = np.concatenate([np.ravel(variable) for variable in autoencoder.model.variables])
+    found["drawn"] = np.concatenate(
+        [np.random.default_rng(rank).normal(size=variable.shape).ravel() for variable in autoencoder.model.variables]
+    )
 
 
 def _train_in_single(found, strategy, rank):

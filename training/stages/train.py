@@ -24,12 +24,13 @@ from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms, load_spectrograms
 from training.description import DESCRIPTION_FILE, Description
+from training.initialisation import check_starts_as_pca
 from training.loop import Job, train_worker
 from training.params import Params
 from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
 from training.progress import Epoch, write_curves
 
-_SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "loop.py", "step.py")
+_SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "initialisation.py", "loop.py", "step.py")
 
 
 def training_key(params: Params, data_digest: str) -> str:
@@ -46,7 +47,9 @@ def training_key(params: Params, data_digest: str) -> str:
 
 def check(params: Params, train: Spectrograms, validation: Spectrograms) -> None:
     """Refuse, before anything is started, what could only fail later."""
-    Autoencoder(train.shape, **params.autoencoder.model_dump())
+    architecture = Autoencoder(train.shape, **params.autoencoder.model_dump()).architecture
+    if params.train.initialisation == "pca":
+        check_starts_as_pca(architecture)
     if len(train) < params.train.global_batch_size:
         raise ParameterError(
             f"train.global_batch_size={params.train.global_batch_size} is more than the {len(train)} spectrograms to "
