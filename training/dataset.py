@@ -57,6 +57,16 @@ class Spectrograms:
         return list(self._column("clip_id").to_pylist())
 
     @property
+    def labels(self) -> list[str | None]:
+        """Label of each row's clip; None where its name has none."""
+        return list(self._column("label").to_pylist())
+
+    @property
+    def groups(self) -> list[str]:
+        """Group of each row's clip: what stands on one side of a split."""
+        return list(self._column("group").to_pylist())
+
+    @property
     def channels(self) -> NDArray[np.int32]:
         """Channel of each row within its clip."""
         return np.asarray(self._column("channel"), dtype=np.int32)
@@ -100,10 +110,14 @@ class Spectrograms:
         return prefetch(self.rows(which) for which in mine)
 
     def evaluation_slices(
-        self, batch_size: int = 64, rank: int = 0, num_workers: int = 1
+        self,
+        batch_size: int = 64,
+        rank: int = 0,
+        num_workers: int = 1,
+        which: NDArray[np.int64] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
-        """Return an iterator over a worker's share of all rows, in order; shares may differ by a row."""
-        mine = np.arange(rank, len(self), num_workers)
+        """Return an iterator over a worker's share of all rows, or of some, in order; shares may differ by a row."""
+        mine = (np.arange(len(self)) if which is None else which)[rank::num_workers]
         return prefetch(self.rows(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size))
 
 

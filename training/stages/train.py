@@ -22,7 +22,9 @@ from pipeline.store import file_sha256
 from training import tracking
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
+from training.codes import choose_rows, encode
 from training.dataset import Spectrograms, load_spectrograms
+from training.density import Density
 from training.description import DESCRIPTION_FILE, Description
 from training.initialisation import check_starts_as_pca
 from training.loop import Job, train_worker
@@ -30,6 +32,7 @@ from training.params import Params
 from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
 from training.progress import Epoch, write_curves
 
+_DENSITY_ROWS = 10_000
 _SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "initialisation.py", "loop.py", "step.py")
 
 
@@ -149,16 +152,27 @@ def ray_folder(checkpoints: Checkpoints) -> Path:
     return checkpoints.folder.with_name(f"{checkpoints.folder.name}.ray")
 
 
-def export(checkpoints: Checkpoints, description: Description) -> Autoencoder:
-    """Write the best model and the curves where DVC looks for them."""
+def export(checkpoints: Checkpoints, description: Description, train: Spectrograms, seed: int) -> Autoencoder:
+    """Write the best model, the density of its latent codes, and the curves where DVC looks for them."""
     progress = checkpoints.progress()
     autoencoder = checkpoints.load_best()
     autoencoder.save(MODEL)
     (MODEL / DESCRIPTION_FILE).write_text(description.to_json(), encoding="utf-8")
+    density = fit_density(autoencoder, train, seed)
+    density.save(MODEL)
+    print(f"train: density of the latent codes: {density.describe()}", flush=True)
     write_curves(CURVES, progress)
     best = {"epochs": progress.epoch, "best_epoch": progress.best.epoch, "val_mse": progress.best.val_mse}
     TRAIN_METRICS.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     return autoencoder
+
+
+def fit_density(autoencoder: Autoencoder, train: Spectrograms, seed: int) -> Density:
+    """Return the density of the latent codes of what was trained on, or of some of it, chosen by the seed."""
+    rows = choose_rows(len(train), _DENSITY_ROWS, seed)
+    codes = encode(autoencoder, train, rows)
+    groups = train.groups
+    return Density.fit(codes.z, codes.min_db, codes.max_db, seed, [groups[row] for row in rows])
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -180,7 +194,7 @@ def main(arguments: argparse.Namespace) -> None:
             if not progress.is_finished(params.train.epochs, params.train.patience):
                 fit(params, checkpoints, arguments.verbose)
         description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
-        export(checkpoints, description)
+        export(checkpoints, description, train, params.train.seed)
         tracking.log_model(client, run.info.run_id, MODEL, validation.rows(np.arange(1)))
     # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
     # would cost the whole training.
