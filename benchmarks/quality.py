@@ -1,18 +1,25 @@
-"""What the default recipe reaches on the Free Spoken Digit Dataset in a given time, beside PCA and the mean.
+"""Test error against training time on the Free Spoken Digit Dataset: presets beside PCA and the mean, in one run.
 
-    FSDD_DIR=/path/to/recordings python -m benchmarks.quality --minutes 2
+    FSDD_DIR=/path/to/recordings python -m benchmarks.quality --minutes 1 2 5 --presets laptop seed --latent 128
 
-Preprocesses the recordings with the parameters of `params.yaml`, holds out the usual test set (index 0 to 4), trains
-with `resources.train_workers` processes until the time is over, and reads the test set once, with the best weights by
-validation error at that time. The time counts from the first step to the end of the last epoch that fits.
+Preprocesses the recordings with the parameters of `params.yaml`, and holds out the usual test set (index 0 to 4). Each
+preset trains with `resources.train_workers` processes, one preset after the other, until the longest time is over or it
+is finished; the test set is read once for each time, with the weights that had the best validation error by then. Time
+counts from when the workers have imported TensorFlow: what they compute to start from counts.
 """
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.processes import start
 from pipeline.corpus import Splitter
@@ -25,6 +32,9 @@ from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
 from training.params import Params
 
+if TYPE_CHECKING:
+    from training.autoencoder import Autoencoder
+
 TEST = r"_[0-4]\.wav$"
 
 
@@ -34,6 +44,8 @@ def work(arguments: argparse.Namespace) -> None:
 
     params = read_params(Params, arguments.params)
     folder = arguments.work
+    if arguments.rank == 0:
+        (folder / "started").write_text(str(time.time()), encoding="utf-8")
     job = Job(
         str(folder / "spectrograms"),
         str(folder / "table.parquet"),
@@ -62,61 +74,93 @@ def preprocess(corpus: str, params: Params, folder: Path) -> Store:
     return Store(saver.folder, saver.table_path)
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Train for the given time, judge, and print a Markdown table."""
-    import numpy as np
-
+def train(
+    params: Params, params_path: Path, folder: Path, minutes: Sequence[float]
+) -> dict[float, tuple[int, "Autoencoder"] | None]:
+    """Return for each time the number of epochs and the best autoencoder that it sufficed for."""
     from training.checkpoint import Checkpoints
+
+    command = ["benchmarks.quality", "--params", str(params_path), "--work", str(folder)]
+    children = start(command, params.resources.train_workers)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    found: dict[float, tuple[int, Autoencoder] | None] = dict.fromkeys(minutes)
+    elapsed_s, running = 0.0, True
+    while running and elapsed_s <= 60 * max(minutes):
+        running = any(child.poll() is None for child in children)
+        time.sleep(0.2)
+        if not (history := checkpoints.progress().history):
+            continue
+        elapsed_s = history[-1].timestamp_ms / 1000 - float((folder / "started").read_text(encoding="utf-8"))
+        due = [each for each in minutes if elapsed_s <= 60 * each and (found[each] or (0,))[0] < len(history)]
+        if due:
+            found |= dict.fromkeys(due, (len(history), checkpoints.load_best()))
+            print(f"{elapsed_s:.0f} s: {history[-1]}", file=sys.stderr, flush=True)
+    for child in children:
+        child.kill()
+        child.wait()
+    return found
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train each preset, judge, and print a Markdown table."""
     from training.dataset import Spectrograms
     from training.metrics import LinearAutoencoder, mean_predictor, mean_squared_error
 
     corpus = os.environ.get("FSDD_DIR")
     if not corpus:
         raise SystemExit("FSDD_DIR must name the folder of the dataset's recordings")
-    params = read_params(Params, arguments.params)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = preprocess(corpus, params, folder)
-        train, test = Spectrograms(store, "train"), Spectrograms(store, "test")
-        command = ["benchmarks.quality", "--params", str(arguments.params), "--work", name]
-        children = start(command, params.resources.train_workers)
-        checkpoints = Checkpoints(folder / "checkpoints")
-        seconds, best = 0.0, None
-        while any(child.poll() is None for child in children):
-            time.sleep(0.2)
-            history = checkpoints.progress().history
-            if not history:
-                continue
-            # The first epoch's own length is what it trained on over how fast that was.
-            first_s = len(train) // params.train.global_batch_size * params.train.global_batch_size
-            elapsed_s = (history[-1].timestamp_ms - history[0].timestamp_ms) / 1000
-            elapsed_s += first_s / history[0].samples_per_s
-            if elapsed_s > 60 * arguments.minutes:
-                break
-            if best is None or len(history) > best[0]:
-                best, seconds = (len(history), checkpoints.load_best()), elapsed_s
-                print(f"{seconds:.0f} s: {history[-1]}", file=sys.stderr, flush=True)
-        for child in children:
-            child.kill()
-            child.wait()
-        if best is None:
-            raise SystemExit("no epoch fits into the time, or the workers failed")
+        store = preprocess(corpus, read_params(Params, arguments.params), folder)
+        test = Spectrograms(store, "test")
         x = test.rows(np.arange(len(test)))
-        linear = LinearAutoencoder(train, params.autoencoder.latent_space_dim, params.train.seed)
-        rows = {
-            f"default recipe, {best[0]} epochs in {seconds:.0f} s": best[1].reconstruct(x)[0],
-            f"PCA, {linear.n_components} components": linear.reconstruct(x),
-            "mean of the training set": np.broadcast_to(mean_predictor(train), x.shape),
-        }
-        print(f"| on {len(test)} test recordings | MSE |\n|---|---|")
-        for title, x_hat in rows.items():
-            print(f"| {title} | {mean_squared_error(x, x_hat).mean():.5f} |")
+
+        def judge(x_hat: NDArray[np.float32]) -> str:
+            return f"{mean_squared_error(x, x_hat).mean():.5f}"
+
+        print(f"| {len(test)} test recordings, {arguments.latent} latent values |", end="")
+        print("".join(f" {each:g} min |" for each in arguments.minutes))
+        print("|---|" + "---|" * len(arguments.minutes))
+        for preset in arguments.presets:
+            place = folder / preset
+            path = write_params(arguments, preset, place)
+            for each in ("spectrograms", "table.parquet"):
+                (place / each).symlink_to(folder / each)
+            found = train(read_params(Params, path), path, place, arguments.minutes)
+            cells = [
+                f"{judge(best[1].reconstruct(x)[0])} ({best[0]} epochs)" if best else "" for best in found.values()
+            ]
+            print(f"| {preset} | {' | '.join(cells)} |", flush=True)
+        linear = LinearAutoencoder(Spectrograms(store, "train"), arguments.latent, 0)
+        print(f"| PCA | {judge(linear.reconstruct(x))} |")
+        mean = mean_predictor(Spectrograms(store, "train"))
+        print(f"| mean of the training set | {judge(np.broadcast_to(mean, x.shape))} |")
+
+
+def write_params(arguments: argparse.Namespace, preset: str, folder: Path) -> Path:
+    """Write the parameters of a preset, with another size of the latent vector, into a folder."""
+    from ruamel.yaml import YAML
+
+    from training.preset import PRESETS, apply
+
+    folder.mkdir()
+    path = folder / PARAMS_FILE.name
+    shutil.copy(arguments.params, path)
+    apply(PRESETS / f"{preset}.yaml", path)
+    yaml = YAML(typ="safe", pure=True)
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    content["autoencoder"]["latent_space_dim"] = arguments.latent
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+    return path
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
-    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 2.0, 5.0])
+    parser.add_argument("--presets", nargs="+", default=["laptop", "seed"])
+    parser.add_argument("--latent", type=int, default=128)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)

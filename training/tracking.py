@@ -181,7 +181,7 @@ def _make_database(uri: str) -> None:
     mlflow.MlflowClient(f"sqlite:///{partial}?{options}").search_experiments()
     if not path.exists():
         partial.rename(path)
-    for stale in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+    for stale in path.parent.glob(f"{glob.escape(path.name)}.*.partial*"):
         stale.unlink(missing_ok=True)
 
 

@@ -1,7 +1,6 @@
 """What the train stage does before and after the training, from its command line; `tests/integration` has it train."""
 
 import json
-import signal
 
 import mlflow
 import numpy as np
@@ -14,8 +13,7 @@ from pipeline.paths import SPECTROGRAMS
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import FORMAT_FILE
 from tests.training.conftest import ABSENT, DURATION_S, NETWORK, SAMPLE_RATE, SHAPE, randomised, write_notes
-from tests.training.processes import Child, python_m, said
-from tests.training.workers import run_train_stage_and_die
+from tests.training.processes import python_m, said
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.description import Description
@@ -80,7 +78,7 @@ def runs_of(project):
     return found
 
 
-def test_its_results_are_written_and_its_checkpoints_removed(finished_project):
+def test_its_results_are_written_and_its_checkpoints_stay(finished_project):
     project, history, best = finished_project
     finished = run(project)
     assert finished.returncode == 0, finished.stderr
@@ -93,17 +91,17 @@ def test_its_results_are_written_and_its_checkpoints_removed(finished_project):
     assert Description.load(project / MODEL).target_shape is None
     assert [epoch.val_mse for epoch in read_curves(project / CURVES).history] == [each.val_mse for each in history]
     assert json.loads((project / TRAIN_METRICS).read_text()) == {"epochs": 4, "best_epoch": 3, "val_mse": 0.0}
-    assert list((project / CHECKPOINTS).iterdir()) == []
+    (checkpoints,) = (project / CHECKPOINTS).iterdir()
+    assert Checkpoints(checkpoints).progress().history == tuple(history)
     assert runs_of(project) == [("FINISHED", [epoch.val_mse for epoch in history])]
 
 
-def test_when_the_checkpoints_are_gone_the_run_has_ended(finished_project):
-    """Or the same training, begun anew, would go on with it, and every epoch be there twice."""
+def test_when_dvc_took_no_note_of_its_end_it_ends_again_in_the_same_run(finished_project):
     project, history, _ = finished_project
-    killed = Child(project, "killed", run_train_stage_and_die, **_ELSEWHERE).join()
+    first, again = run(project), run(project)
 
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert list((project / CHECKPOINTS).iterdir()) == []
+    assert (first.returncode, again.returncode) == (0, 0), again.stderr
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
     assert runs_of(project) == [("FINISHED", [epoch.val_mse for epoch in history])]
 
 

@@ -1,16 +1,13 @@
 """What workers do in processes of their own."""
 
 import os
-import runpy
 import signal
-import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from training.autoencoder import Autoencoder, SynchronisedBatchNormalization
-from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms
 from training.loop import join, run_worker
 from training.step import SynchronousStep
@@ -132,16 +129,3 @@ def train_and_die(job, rank, num_workers):
 
     Spectrograms.training_slices = slices_to_the_end
     run_worker(job, rank, num_workers)
-
-
-def run_train_stage_and_die():
-    """Run the train stage, and be killed when it has removed its checkpoints."""
-    remove = Checkpoints.remove
-
-    def remove_and_die(self):
-        remove(self)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    Checkpoints.remove = remove_and_die
-    sys.argv[:] = ["train"]
-    runpy.run_module("training.stages.train", run_name="__main__")

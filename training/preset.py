@@ -1,0 +1,76 @@
+"""Parameters that go together: `python -m training.preset NAME` writes those of `presets/NAME.yaml` into `params.yaml`.
+
+Comments and all other parameters stay as they are; lists may be laid out anew.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline import command
+from pipeline.errors import ParameterError
+from pipeline.params import flatten, read_params
+from training.params import Params
+
+PRESETS = Path("presets")
+
+
+def apply(preset: Path, params: Path) -> dict[str, object]:
+    """Write a preset's parameters over those of a file.
+
+    Parameters
+    ----------
+    preset, params : Path
+
+    Returns
+    -------
+    dict
+        The new values of what has changed, by dotted name.
+
+    Raises
+    ------
+    ParameterError
+        The file of parameters cannot be used, before or after; it then stays as it was.
+    """
+    before = flatten(read_params(Params, params).model_dump(mode="json"))
+    yaml = YAML()  # keeps comments and order
+    yaml.width, yaml.preserve_quotes = 120, True
+    yaml.representer.add_representer(type(None), _represent_null)
+    content = yaml.load(params.read_text(encoding="utf-8"))
+    for section, values in yaml.load(preset.read_text(encoding="utf-8")).items():
+        content[section].update(values)
+    changed = params.with_name(f".{params.name}.partial")
+    try:
+        with changed.open("w", encoding="utf-8") as file:
+            yaml.dump(content, file)
+        after = flatten(read_params(Params, changed).model_dump(mode="json"))
+        if after != before:
+            changed.replace(params)
+    finally:
+        changed.unlink(missing_ok=True)
+    return {name: value for name, value in after.items() if before[name] != value}
+
+
+def _represent_null(representer: Any, _: None) -> Any:
+    """Write null as a word, and not as nothing."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write a preset into `params.yaml`, and say what has changed."""
+    preset = PRESETS / f"{arguments.name}.yaml"
+    if not preset.is_file():
+        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+        raise ParameterError(f"preset {arguments.name!r} is none of {known or f'those in {PRESETS}, which has none'}")
+    changed = apply(preset, arguments.params)
+    for name, value in changed.items():
+        print(f"preset: {name}: {value}")
+    print(f"preset: {len(changed)} parameters of {arguments.params} changed")
+
+
+if __name__ == "__main__":
+    parser = command.parser(__doc__)
+    parser.add_argument("name", help="laptop, seed or gpu: a file in presets/")
+    command.run(main, parser.parse_args())
