@@ -1,20 +1,21 @@
-"""Loader: the first `duration_s` of a recording, at one rate, as float32. Knows nothing of spectrograms."""
+"""Loader: the start of a recording or all of it in segments, at one rate, as float32. Knows nothing of spectrograms."""
 
 import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 import soundfile as sf
-import soxr
 from numpy.typing import NDArray
 
 from pipeline.errors import AudioError
+from pipeline.resampler import STACKED, Window, count_resampled, resample_stacked, segment_window
 
 # A chunk whose header promises more bytes than the file has, in libsndfile's own log.
 _CUT_CHUNK = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -24,8 +25,9 @@ _LENGTH_UNKNOWN = 0x7F00_0000
 _FRAMES_UNKNOWN = 2**62
 # Integers of 32 bits, written as floats without scaling, are below; far above, squares overflow float32.
 _LOUDEST = 2.0**32
-# Recordings that go through soxr in one call; with more, what it keeps for each outgrows the cache.
-_STACKED = 16
+# How much is hashed at a time, and how many values of a long recording are decoded at a time.
+_HASHED_BYTES = 1 << 20
+_STREAMED_VALUES = 1 << 22
 
 
 def count_samples(duration_s: float, sample_rate: int) -> int:
@@ -66,6 +68,27 @@ class Recording:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a recording before it is decoded.
+
+    Attributes
+    ----------
+    sha256 : str
+        Digest of the file's bytes.
+    source_rate, source_channels, source_samples : int
+        As in `Recording`.
+    stamp : tuple of int
+        Size, time of change in ns, and number of the file when it was hashed: another one is another file.
+    """
+
+    sha256: str
+    source_rate: int
+    source_channels: int
+    source_samples: int
+    stamp: tuple[int, int, int]
+
+
 class Loader:
     """Loads the first `duration_s` of a file, as `librosa.load` does, and says what is wrong with it.
 
@@ -88,6 +111,10 @@ class Loader:
     def n_samples(self) -> int:
         """Samples of a full clip."""
         return count_samples(self.duration_s, self.sample_rate)
+
+    def count_resampled(self, facts: Facts) -> int:
+        """Return how many samples a whole recording has at the loader's rate."""
+        return count_resampled(facts.source_samples, facts.source_rate, self.sample_rate)
 
     def load(self, path: str | os.PathLike[str]) -> Recording:
         """Load the start of a recording.
@@ -132,36 +159,98 @@ class Loader:
         except AudioError as error:
             return error
 
+    def examine(self, path: str | os.PathLike[str]) -> Facts:
+        """Return what is known of a recording without decoding it.
+
+        Raises
+        ------
+        AudioError
+            The file cannot be read, is no audio, is truncated, or holds no samples.
+        """
+        with _opened(path) as raw:
+            sha256, stamp = _hash(raw), _stamp(raw)
+            with _decoder(raw) as file:
+                rate, channels, frames = file.samplerate, file.channels, file.frames
+                _check_chunks(file.extra_info)
+        self._check_length(frames, rate)
+        return Facts(sha256, rate, channels, frames, stamp)
+
+    def digest(self, path: str | os.PathLike[str]) -> tuple[str, tuple[int, int, int]]:
+        """Return the digest of a file's bytes, and its stamp as in `Facts`.
+
+        Raises
+        ------
+        AudioError
+            The file cannot be read.
+        """
+        with _opened(path) as raw:
+            return _hash(raw), _stamp(raw)
+
+    def stream(
+        self, path: str | os.PathLike[str], facts: Facts, segments: range, n_overlap: int
+    ) -> Iterator[list[NDArray[np.float32]]]:
+        """Yield segments of a recording, some at a time, each the same whichever are asked for.
+
+        Parameters
+        ----------
+        path : path-like
+        facts : Facts
+            What `examine` returned for it.
+        segments : range
+            Which of them. Segment k begins `k * (n_samples - n_overlap)` samples after the recording's start.
+        n_overlap : int
+            Samples at the loader's rate that a segment shares with the next.
+
+        Yields
+        ------
+        list of ndarray of float32, shape (n_channels, n_samples)
+            `n_samples` is `Loader.n_samples`, and less for the last segment of a recording.
+
+        Raises
+        ------
+        AudioError
+            As `load`, or the file is no longer the one that was examined.
+        """
+        rate, step = facts.source_rate, self.n_samples - n_overlap
+        windows = [
+            segment_window(facts.source_samples, rate, self.sample_rate, index * step, self.n_samples)
+            for index in segments
+        ]
+        longest = max(window.stop - window.start for window in windows)
+        n_at_once = max(1, min(STACKED, _STREAMED_VALUES // (longest * facts.source_channels)))
+        with _opened(path) as raw, _decoder(raw) as file:
+            if _stamp(raw) != facts.stamp:
+                raise AudioError("changed", "the file was changed while it was read")
+            reader = _ForwardReader(file)
+            for start in range(0, len(windows), n_at_once):
+                some = windows[start : start + n_at_once]
+                y = self._fold(reader.read(some[0].start, some[-1].stop))
+                cut = [y[:, window.start - some[0].start : window.stop - some[0].start] for window in some]
+                yield self._resample_windows(cut, some, rate)
+
+    def _resample_windows(
+        self, signals: list[NDArray[np.float32]], windows: list[Window], rate: int
+    ) -> list[NDArray[np.float32]]:
+        """Return the segments that windows of a source are for."""
+        if rate != self.sample_rate:
+            # soxr may round the length of a part otherwise than that of the whole.
+            signals = resample_stacked(signals, rate, self.sample_rate, n_spare=1 + rate // self.sample_rate)
+        return [y[:, window.skip : window.skip + window.n_samples] for y, window in zip(signals, windows, strict=True)]
+
     def _read(self, path: str | os.PathLike[str]) -> Recording:
         """Return the start of a recording at its own rate."""
-        try:
-            # Opened once for both, so that the digest is of the bytes that are decoded; by no Path, which costs more.
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                sha256 = hashlib.sha256(file.read()).hexdigest()
-                file.seek(0)
-                samples, rate, frames = self._decode(file.fileno())
-        except OSError as error:
-            raise AudioError("unreadable", error.strerror or str(error)) from error
-        except sf.LibsndfileError as error:
-            raise AudioError("not audio", str(error.error_string).strip()) from error
-        if not len(samples):
-            raise AudioError("empty", "file holds no samples")
-        if not (samples.min() >= -_LOUDEST and samples.max() <= _LOUDEST):  # NaN fails every comparison
-            _refuse(samples)
-        if not _count_resampled(len(samples), rate, self.sample_rate):
-            raise AudioError("empty", f"{len(samples)} samples at {rate} Hz are none at {self.sample_rate} Hz")
-        # Copied before the mean, which is slow over numbers that lie side by side.
-        y = np.ascontiguousarray(samples.T)
-        if self.mono and len(y) > 1:
-            y = y.mean(axis=0, keepdims=True)
-        return Recording(y, rate, samples.shape[1], frames, sha256)
+        # Opened once for both, so that the digest is of the bytes that are decoded.
+        with _opened(path) as raw:
+            sha256 = _hash(raw)
+            samples, rate, frames = self._decode(raw)
+        self._check_length(len(samples), rate)
+        _check_values(samples)
+        return Recording(self._fold(samples), rate, samples.shape[1], frames, sha256)
 
-    def _decode(self, descriptor: int) -> tuple[NDArray[np.float32], int, int]:
+    def _decode(self, raw: BinaryIO) -> tuple[NDArray[np.float32], int, int]:
         """Return the first samples of an open file (n_samples, n_channels), its rate, and how many it has in all."""
-        with sf.SoundFile(descriptor, closefd=False) as file:
+        with _decoder(raw) as file:
             rate, frames = file.samplerate, file.frames
-            if frames >= _FRAMES_UNKNOWN:
-                raise AudioError("unknown length", "the header does not state how many samples there are")
             samples = np.empty((min(count_samples(self.duration_s, rate), frames), file.channels), dtype=np.float32)
             n_decoded = file.buffer_read_into(samples, dtype="float32")
             log = file.extra_info if n_decoded == frames else ""
@@ -170,40 +259,109 @@ class Loader:
         _check_chunks(log)
         return samples, rate, frames
 
+    def _check_length(self, n_samples: int, rate: int) -> None:
+        """Refuse a recording of which nothing is left."""
+        if not n_samples:
+            raise AudioError("empty", "file holds no samples")
+        if not count_resampled(n_samples, rate, self.sample_rate):
+            raise AudioError("empty", f"{n_samples} samples at {rate} Hz are none at {self.sample_rate} Hz")
+
+    def _fold(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return samples (n_samples, n_channels) as channels (n_channels, n_samples), folded where that is wanted."""
+        # Copied before the mean, which is slow over numbers that lie side by side.
+        y = np.ascontiguousarray(samples.T)
+        return y.mean(axis=0, keepdims=True) if self.mono and len(y) > 1 else y
+
     def _resample(self, recordings: list[Recording]) -> list[Recording]:
-        """Bring recordings to the loader's rate, up to `_STACKED` of one rate and of like lengths at a time."""
+        """Bring recordings to the loader's rate, up to `STACKED` of one rate and of like lengths at a time."""
         y = [recording.y for recording in recordings]
         rates = [recording.source_rate for recording in recordings]
         order = [place for place, rate in enumerate(rates) if rate != self.sample_rate]
         order.sort(key=lambda place: (rates[place], y[place].shape[1]))
-        for (rate, _), stack in groupby(enumerate(order), key=lambda item: (rates[item[1]], item[0] // _STACKED)):
+        for (rate, _), stack in groupby(enumerate(order), key=lambda item: (rates[item[1]], item[0] // STACKED)):
             places = [place for _, place in stack]
-            resampled = _resample_stacked([y[place] for place in places], rate, self.sample_rate)
+            resampled = resample_stacked([y[place] for place in places], rate, self.sample_rate)
             for place, each in zip(places, resampled, strict=True):
                 y[place] = each
         return [replace(recording, y=each[:, : self.n_samples]) for recording, each in zip(recordings, y, strict=True)]
 
 
-def _resample_stacked(signals: list[NDArray[np.float32]], rate: int, sample_rate: int) -> list[NDArray[np.float32]]:
-    """Resample signals (n_channels, n_samples) in one call of soxr, each to the bytes that it gives alone.
+class _ForwardReader:
+    """Reads stretches of a recording that follow each other and may overlap, each sample decoded once."""
 
-    soxr designs its filters anew in each call, which takes longer than the samples of a short clip. It filters the
-    channels one by one, and after a signal's end it goes on as if there were zeros.
-    """
-    stacked = np.zeros((sum(map(len, signals)), max(y.shape[1] for y in signals)), dtype=np.float32)
-    ends = np.cumsum([len(y) for y in signals])
-    for rows, y in zip(np.split(stacked, ends), signals, strict=False):
-        rows[:, : y.shape[1]] = y
-    resampled = soxr.resample(stacked.T, rate, sample_rate, quality="HQ").T
-    return [
-        rows[:, : _count_resampled(y.shape[1], rate, sample_rate)]
-        for rows, y in zip(np.split(resampled, ends), signals, strict=False)
-    ]
+    def __init__(self, file: sf.SoundFile) -> None:
+        self._file = file
+        self._start = 0
+        self._kept: NDArray[np.float32] = np.empty((0, file.channels), dtype=np.float32)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return samples (stop - start, n_channels); `start` must not fall behind that of an earlier call."""
+        self._skip_to(start)
+        n_missing = stop - start - len(self._kept)
+        if n_missing > 0:
+            samples = np.empty((n_missing, self._file.channels), dtype=np.float32)
+            n_decoded = self._file.buffer_read_into(samples, dtype="float32")
+            if n_decoded < n_missing:
+                raise AudioError(
+                    "truncated", f"header states {self._file.frames} samples, of which {stop} could not be decoded"
+                )
+            _check_values(samples)
+            self._kept = np.concatenate([self._kept, samples])
+        return self._kept[: stop - start]
+
+    def _skip_to(self, start: int) -> None:
+        """Forget what is before, and go there when it is beyond what was read."""
+        n_before = start - self._start
+        n_beyond = n_before - len(self._kept)
+        self._kept = self._kept[n_before:]
+        self._start = start
+        if n_beyond <= 0:
+            return
+        if self._file.seekable():
+            self._file.seek(start)
+        else:
+            while n_beyond > 0:
+                n_beyond -= len(self._file.read(min(n_beyond, 1 << 16))) or n_beyond
 
 
-def _count_resampled(n_samples: int, rate: int, sample_rate: int) -> int:
-    """Return how many samples soxr makes of `n_samples`: the nearest number, rounded where soxr rounds."""
-    return math.floor(n_samples / (rate / sample_rate) + 0.5)
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file, and say in our words what goes wrong with it."""
+    try:
+        with open(path, "rb", buffering=0) as raw:  # noqa: PTH123 - a Path costs more
+            yield raw
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or str(error)) from error
+    except sf.LibsndfileError as error:
+        raise AudioError("not audio", str(error.error_string).strip()) from error
+
+
+def _decoder(raw: BinaryIO) -> sf.SoundFile:
+    """Return what decodes an open file from its start."""
+    raw.seek(0)
+    file = sf.SoundFile(raw.fileno(), closefd=False)
+    if file.frames >= _FRAMES_UNKNOWN:
+        file.close()
+        raise AudioError("unknown length", "the header does not state how many samples there are")
+    return file
+
+
+def _hash(raw: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := raw.read(_HASHED_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _stamp(raw: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(raw.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _check_values(samples: NDArray[np.float32]) -> None:
+    """Refuse values of which a spectrogram would hold infinities."""
+    if not (samples.min() >= -_LOUDEST and samples.max() <= _LOUDEST):  # NaN fails every comparison
+        _refuse(samples)
 
 
 def _refuse(samples: NDArray[np.float32]) -> NoReturn:

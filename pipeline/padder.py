@@ -45,6 +45,10 @@ class Padder:
             raise ParameterError(f"y has {y.shape[-1]} samples and must have at most n_samples={n_samples}")
         return self.right_pad(y, n_missing) if n_missing else y
 
+    def count_segments(self, n_total: int, n_samples: int, n_overlap: int) -> int:
+        """Return how many segments of `n_samples` a signal of `n_total` samples is cut into."""
+        return 1 + max(0, -(-(n_total - n_samples) // (n_samples - n_overlap)))
+
     def cut(self, y: NDArray[np.float32], n_samples: int, n_overlap: int) -> NDArray[np.float32]:
         """Cut a signal into segments of one length, the last one padded.
 
@@ -60,7 +64,7 @@ class Padder:
         ndarray, shape (n_segments, n_samples)
         """
         step = n_samples - n_overlap
-        n_segments = 1 + max(0, -(-(y.shape[-1] - n_samples) // step))
+        n_segments = self.count_segments(y.shape[-1], n_samples, n_overlap)
         padded = self.pad(y, n_samples + (n_segments - 1) * step)
         return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(padded, n_samples)[::step])
 

@@ -62,6 +62,8 @@ class PreprocessSection(Section):
     sample_rate: Count
     duration_s: Positive
     mono: bool
+    segment: Literal["first", "all"]
+    overlap: Annotated[float, Field(ge=0.0, le=0.5)]
     n_fft: Annotated[int, Field(ge=2)]
     hop_length: Count
     drop_nyquist: bool

@@ -4,54 +4,33 @@ A shard holds the clips whose ids' hashes share a prefix, sorted by id: so its b
 parameters alone, whoever made it, in whatever order, beside whatever else.
 """
 
-import importlib.metadata
 import os
-import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import soundfile as sf
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
-from pipeline.corpus import Clip, Corpus, Rejection, Splitter, hash_prefix, list_clips
-from pipeline.errors import AudioError, CorpusError
-from pipeline.loader import Loader, Recording, count_samples
+from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, hash_prefix, list_clips
+from pipeline.errors import CorpusError, ParameterError
+from pipeline.loader import Facts, Loader, count_samples
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
+from pipeline.resampler import count_resampled
+from pipeline.reuse import Previous, read_previous
+from pipeline.shards import ShardMaker, Survey, Unit, UnitResult
 from pipeline.spectrogram import LogSpectrogramExtractor
-from pipeline.store import TABLE_SCHEMA, Format, Saver, Shard
+from pipeline.store import TABLE_SCHEMA, Format, Saver
+from pipeline.versions import numeric_versions
 
 SHARD_BYTES = 32 << 20
-_BLOCK_CLIPS = 32
-# The columns that are known once all clips are: which shard a row stands in, and what its id says.
-_LATE_COLUMNS = ("shard", "label", "group", "split")
-_ROW_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in _LATE_COLUMNS])
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Work that one worker does at a time: the clips of one shard."""
-
-    prefix: str
-    clips: tuple[Clip, ...]
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """What became of a unit; the shard is None when no clip of it could be used."""
-
-    prefix: str
-    n_clips: int
-    shard: Shard | None
-    rows: pa.Table
-    rejected: tuple[Rejection, ...]
-    counts: Counter[str]
-    seconds: float
+# Of a long recording in one shard, however small they are.
+SHARD_SEGMENTS = 1024
+SURVEY_CLIPS = 128
 
 
 @dataclass(frozen=True)
@@ -61,8 +40,9 @@ class Report:
     Attributes
     ----------
     counts : Counter
-        Of clips by what was noticed: `clips`, `rows`, `ignored`, `rejected`, `truncated` (longer than a spectrogram
-        holds), `padded`, `silent`, `resampled`, `folded`, and each split.
+        Of clips by what was noticed: `clips`, `rows`, `segments`, `ignored`, `rejected`, `truncated` (longer than what
+        was used of them), `padded`, `silent`, `resampled`, `folded`, `duplicates` (of another clip's content),
+        `computed`, `reused` and `removed` since the run before, and each split.
     hours : float
         Of sound in the files that were used.
     rejected : tuple of Rejection
@@ -75,20 +55,7 @@ class Report:
     store: Format
 
 
-MapUnits = Callable[[Callable[[Unit], UnitResult], list[Unit]], Iterable[UnitResult]]
-
-
-@dataclass
-class _Collected:
-    """Results of units so far, as the driver keeps them: no audio, and about 200 bytes per clip."""
-
-    results: dict[str, UnitResult] = field(default_factory=dict)
-
-    def add(self, result: UnitResult) -> None:
-        self.results[result.prefix] = result
-
-    def in_order(self) -> list[UnitResult]:
-        return [self.results[prefix] for prefix in sorted(self.results)]
+MapUnits = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
 
 
 class PreprocessingPipeline:
@@ -105,6 +72,15 @@ class PreprocessingPipeline:
         Labels and splits; by default no label, every clip its own group, a tenth each for validation and test.
     max_rejected_share : float
         `preprocess` ends in an error when more of the recordings than this cannot be used.
+    segment : {'first', 'all'}
+        Whether the first `loader.duration_s` of a recording become a row, or all of it becomes rows.
+    overlap : float
+        Share of a segment that the next one repeats, at most a half.
+
+    Raises
+    ------
+    ParameterError
+        Segments would overlap by more than half.
 
     Examples
     --------
@@ -123,7 +99,11 @@ class PreprocessingPipeline:
         saver: Saver,
         splitter: Splitter | None = None,
         max_rejected_share: float = 0.05,
+        segment: Literal["first", "all"] = "first",
+        overlap: float = 0.0,
     ) -> None:
+        if not 0.0 <= overlap <= 0.5:
+            raise ParameterError(f"overlap={overlap} must be between 0 and 0.5")
         self.loader = loader
         self.padder = padder
         self.extractor = extractor
@@ -131,6 +111,8 @@ class PreprocessingPipeline:
         self.saver = saver
         self.splitter = splitter or Splitter()
         self.max_rejected_share = max_rejected_share
+        self.segment = segment
+        self.overlap = float(overlap)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -143,12 +125,19 @@ class PreprocessingPipeline:
         return 4 * self.shape[0] * self.shape[1]
 
     @property
+    def n_overlap(self) -> int:
+        """Samples that a segment shares with the next."""
+        return int(self.overlap * self.loader.n_samples)
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Every parameter that shapes the numbers."""
         return {
             "sample_rate": self.loader.sample_rate,
             "duration_s": self.loader.duration_s,
             "mono": self.loader.mono,
+            "segment": self.segment,
+            "overlap": self.overlap,
             "pad_mode": self.padder.mode,
             "n_fft": self.extractor.n_fft,
             "hop_length": self.extractor.hop_length,
@@ -178,96 +167,153 @@ class PreprocessingPipeline:
         """
         return self.process_corpus(list_clips(Path(folder)), map_units)
 
-    def process_corpus(self, corpus: Corpus, map_units: MapUnits = map) -> Report:
-        """Do what `preprocess` does, for clips that are already listed."""
-        # Rejects a contradiction in the split patterns before any work is done.
-        self.splitter.describe([clip.clip_id for clip in corpus.clips])
-        self.saver.prepare()
-        collected = _Collected()
-        for result in map_units(self.process_unit, self.plan(corpus.clips)):
-            collected.add(result)
-        results = collected.in_order()
-        rejected = tuple(
-            sorted(
-                [*corpus.rejected, *(rejection for result in results for rejection in result.rejected)],
-                key=lambda rejection: rejection.clip_id,
-            )
+    def process_corpus(
+        self, corpus: Corpus, map_units: MapUnits = map, planned: Callable[[int], object] = lambda _: None
+    ) -> Report:
+        """Do what `preprocess` does, for clips that are already listed.
+
+        `planned` is called with the number of rows that there will be, before the first is made.
+        """
+        clip_ids = [clip.clip_id for clip in corpus.clips]
+        # Refuses a contradiction in the split patterns before any work is done.
+        described = dict(zip(clip_ids, self.splitter.describe(clip_ids), strict=True))
+        versions = numeric_versions()
+        previous = self._read_previous(self.saver.prepare(), versions)
+        maker = ShardMaker(
+            self.loader,
+            self.padder,
+            self.extractor,
+            self.normaliser,
+            self.saver,
+            self.n_overlap if self.segment == "all" else None,
+            previous,
         )
-        self._judge(len(corpus.clips) + len(corpus.rejected), rejected)
-        table = self._assemble([result for result in results if result.shard])
+        units, rejected = self._plan(corpus.clips, maker, map_units)
+        planned(sum(unit.n_rows for unit in units))
+        results = sorted(map_units(maker.make, units), key=lambda result: result.prefix)
+        rejected = sorted(
+            {*corpus.rejected, *rejected, *(each for result in results for each in result.rejected)},
+            key=lambda rejection: (rejection.clip_id, rejection.reason, rejection.detail),
+        )
+        results = _without_rejected_parts(results, {each.clip_id for each in rejected})
+        self._judge(len(corpus.clips) + len(corpus.rejected), tuple(rejected))
+        if rejected:
+            described = {}
+        table = self._assemble(results, described)
         shards = [result.shard for result in results if result.shard]
-        store = self.saver.finish(shards, table, self.shape, self.parameters, numeric_versions())
-        counts: Counter[str] = sum((result.counts for result in results), Counter())
-        counts |= Counter(clips=counts["clips"], rows=len(table), ignored=corpus.n_ignored, rejected=len(rejected))
-        counts += Counter(table["split"].to_pylist())
-        return Report(counts, sum(result.seconds for result in results) / 3600, rejected, store)
+        store = self.saver.finish(shards, table, self.shape, self.parameters, versions)
+        clips = _one_line_each(table)
+        counts = self._count(clips, table)
+        counts |= Counter(ignored=corpus.n_ignored, rejected=len(rejected))
+        counts["computed"] = sum(result.n_computed for result in results)
+        counts["reused"] = counts["clips"] - counts["computed"]
+        if previous is not None:
+            counts["removed"] = len(set(previous.lines["clip_id"].to_pylist()).difference(clips["clip_id"].to_pylist()))
+        seconds = pc.divide(clips["source_samples"].cast(pa.float64()), clips["source_rate"].cast(pa.float64()))
+        return Report(counts, pc.sum(seconds).as_py() / 3600, tuple(rejected), store)
+
+    def _read_previous(self, described: Format | None, versions: dict[str, Any]) -> Previous | None:
+        """Return the rows of an earlier run that would be the same today."""
+        if described is None or (described.parameters, described.versions, described.shape) != (
+            self.parameters,
+            versions,
+            self.shape,
+        ):
+            return None
+        return read_previous(self.saver.folder, described, self.saver.table_path)
+
+    def _plan(
+        self, clips: Sequence[Clip], maker: ShardMaker, map_units: MapUnits
+    ) -> tuple[list[Unit], list[Rejection]]:
+        """Return the units of work, and what is found to be unusable before it starts."""
+        if self.segment == "first":
+            return self.plan(clips), []
+        surveys = [
+            Survey(start, tuple(clips[start : start + SURVEY_CLIPS])) for start in range(0, len(clips), SURVEY_CLIPS)
+        ]
+        found = sorted(map_units(maker.survey, surveys), key=lambda surveyed: surveyed.start)
+        all_facts = [facts for surveyed in found for facts in surveyed.facts]
+        rejected = [facts for facts in all_facts if isinstance(facts, Rejection)]
+        usable = [
+            (clip, facts) for clip, facts in zip(clips, all_facts, strict=True) if not isinstance(facts, Rejection)
+        ]
+        return self.plan_segments(usable), rejected
 
     def plan(self, clips: Iterable[Clip]) -> list[Unit]:
-        """Deal clips out to units by the hash of their ids, about 32 MiB of rows each."""
+        """Deal clips out to units by the hash of their ids, about 32 MiB of rows each, a row of each clip."""
         clips = list(clips)
-        n_bits = max(0, (-(-len(clips) * self.row_bytes // SHARD_BYTES) - 1).bit_length())
-        members: dict[int, list[Clip]] = {}
-        for clip in clips:
-            members.setdefault(hash_prefix(clip.clip_id, n_bits), []).append(clip)
+        prefixes = self._deal([clip.clip_id for clip in clips], len(clips))
+        members: dict[str, list[Clip]] = {}
+        for clip, prefix in zip(clips, prefixes, strict=True):
+            members.setdefault(prefix, []).append(clip)
+        return [Unit(prefix, tuple(members[prefix]), len(members[prefix])) for prefix in sorted(members)]
+
+    def plan_segments(self, clips: Sequence[tuple[Clip, Facts]]) -> list[Unit]:
+        """Deal clips out as `plan` does, all segments of each; recordings that fill a unit have units of their own."""
+        limit = max(1, min(SHARD_SEGMENTS, SHARD_BYTES // self.row_bytes))
+        units: list[Unit] = []
+        short: list[tuple[Clip, Facts, int]] = []
+        for clip, facts in clips:
+            n_channels = 1 if self.loader.mono else facts.source_channels
+            n_segments = self.padder.count_segments(
+                self.loader.count_resampled(facts), self.loader.n_samples, self.n_overlap
+            )
+            if n_segments * n_channels <= limit or n_segments == 1:
+                short.append((clip, facts, n_segments * n_channels))
+                continue
+            step = max(1, limit // n_channels)
+            name = f"{hash_prefix(clip.clip_id, 64):016x}"
+            for start in range(0, n_segments, step):
+                segments = range(start, min(start + step, n_segments))
+                prefix = f"{name}.{start // step:06d}"
+                units.append(Unit(prefix, (clip,), len(segments) * n_channels, (facts,), segments))
+        prefixes = self._deal([clip.clip_id for clip, _, _ in short], sum(n_rows for _, _, n_rows in short))
+        members: dict[str, list[tuple[Clip, Facts, int]]] = {}
+        for each, prefix in zip(short, prefixes, strict=True):
+            members.setdefault(prefix, []).append(each)
+        for prefix in sorted(members):
+            found, found_facts, n_rows = zip(*members[prefix], strict=True)
+            units.append(Unit(prefix, found, sum(n_rows), found_facts))
+        return units
+
+    def _deal(self, clip_ids: list[str], n_rows: int) -> list[str]:
+        """Return for each clip the first digits of its hash, as many as that many rows need shards."""
+        n_bits = max(0, (-(-n_rows * self.row_bytes // SHARD_BYTES) - 1).bit_length())
         width = max(1, -(-n_bits // 4))
-        return [Unit(f"{prefix:0{width}x}", tuple(members[prefix])) for prefix in sorted(members)]
+        return [f"{hash_prefix(clip_id, n_bits):0{width}x}" for clip_id in clip_ids]
 
-    def process_unit(self, unit: Unit) -> UnitResult:
-        """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
-        blocks: list[NDArray[np.float32]] = []
-        columns: dict[str, list[Any]] = {name: [] for name in _ROW_SCHEMA.names}
-        rejected: list[Rejection] = []
-        counts: Counter[str] = Counter()
-        seconds = 0.0
-        for start in range(0, len(unit.clips), _BLOCK_CLIPS):
-            signals: list[NDArray[np.float32]] = []
-            clips = unit.clips[start : start + _BLOCK_CLIPS]
-            for clip, recording in zip(clips, self.loader.load_many(clip.path for clip in clips), strict=True):
-                if isinstance(recording, AudioError):
-                    rejected.append(Rejection(clip.clip_id, recording.reason, recording.detail))
-                    continue
-                signals.append(self.padder.pad(recording.y, self.loader.n_samples))
-                self._describe(clip, recording, columns)
-                counts.update(self._notice(recording))
-                seconds += recording.source_samples / recording.source_rate
-            if signals:
-                x, min_db, max_db = self.normaliser.normalise(self.extractor.extract(np.concatenate(signals)))
-                blocks.append(x)
-                columns["min_db"].extend(min_db.tolist())
-                columns["max_db"].extend(max_db.tolist())
-        columns["row"] = list(range(len(columns["clip_id"])))
-        shard = self.saver.save_shard(unit.prefix, blocks) if blocks else None
-        rows = pa.table(columns, schema=_ROW_SCHEMA)
-        return UnitResult(unit.prefix, len(unit.clips), shard, rows, tuple(rejected), counts, seconds)
-
-    def _describe(self, clip: Clip, recording: Recording, columns: dict[str, list[Any]]) -> None:
-        """Append what is known of a recording's rows, one per channel."""
-        n_rows = len(recording.y)
-        for name, value in (
-            ("clip_id", clip.clip_id),
-            ("segment", 0),
-            ("start_s", 0.0),
-            ("sha256", recording.sha256),
-            ("source_rate", recording.source_rate),
-            ("source_channels", recording.source_channels),
-            ("source_samples", recording.source_samples),
-        ):
-            columns[name].extend([value] * n_rows)
-        columns["channel"].extend(range(n_rows))
-
-    def _notice(self, recording: Recording) -> Iterator[str]:
-        """Yield what a person would want to know was done to a clip."""
-        yield "clips"
-        if recording.source_samples > count_samples(self.loader.duration_s, recording.source_rate):
-            yield "truncated"
-        if recording.y.shape[-1] < self.loader.n_samples:
-            yield "padded"
-        if not recording.y.any():
-            yield "silent"
-        if recording.source_rate != self.loader.sample_rate:
-            yield "resampled"
-        if len(recording.y) < recording.source_channels:
-            yield "folded"
+    def _count(self, clips: pa.Table, table: pa.Table) -> Counter[str]:
+        """Return what a person would want to know was done, from a line of each clip and the lines of all rows."""
+        rate, channels, samples = (
+            np.asarray(clips[name]) for name in ("source_rate", "source_channels", "source_samples")
+        )
+        pairs = np.unique(np.stack([rate, samples], axis=1), axis=0, return_inverse=True)
+        wanted = {each: count_samples(self.loader.duration_s, each) for each in np.unique(rate).tolist()}
+        is_longer = np.array([n > wanted[each] for each, n in pairs[0].tolist()])[pairs[1]]
+        target = self.loader.sample_rate
+        n_resampled = np.array([count_resampled(n, each, target) for each, n in pairs[0].tolist()])[pairs[1]]
+        n_last = n_resampled
+        if self.segment == "all":
+            is_longer = np.zeros(len(clips), dtype=bool)
+            n_last = np.where(
+                n_resampled > self.loader.n_samples,
+                self.loader.n_samples
+                - (self.loader.n_samples - n_resampled) % (self.loader.n_samples - self.n_overlap),
+                n_resampled,
+            )
+        loud = pc.unique(table.filter(pc.greater(table["peak"], 0.0))["clip_id"])
+        counts = Counter(
+            clips=len(clips),
+            rows=len(table),
+            segments=pc.sum(pc.equal(table["channel"], 0)).as_py(),
+            truncated=int(is_longer.sum()),
+            padded=int((n_last < self.loader.n_samples).sum()),
+            silent=len(clips) - len(loud),
+            resampled=int((rate != target).sum()),
+            folded=int((channels > 1).sum()) if self.loader.mono else 0,
+            duplicates=len(clips) - pc.count_distinct(clips["sha256"]).as_py(),
+        )
+        return counts + Counter(clips["split"].to_pylist())
 
     def _judge(self, n_found: int, rejected: tuple[Rejection, ...]) -> None:
         """Refuse a corpus of which too much cannot be used."""
@@ -283,20 +329,24 @@ class PreprocessingPipeline:
                 rejected,
             )
 
-    def _assemble(self, results: list[UnitResult]) -> pa.Table:
+    def _assemble(self, results: list[UnitResult], described: dict[str, Description]) -> pa.Table:
         """Put the rows of all units together, with shard, label, group and split."""
+        results = [result for result in results if result.shard]
         table = pa.concat_tables([result.rows for result in results])
         clip_ids = table["clip_id"].to_pylist()
-        described = dict(zip(clip_ids, self.splitter.describe(clip_ids), strict=True))
+        if not described:
+            names = list(dict.fromkeys(clip_ids))
+            described = dict(zip(names, self.splitter.describe(names), strict=True))
+        found = [described[clip_id] for clip_id in clip_ids]
         late = {
             "shard": np.repeat(np.arange(len(results), dtype=np.int32), [len(result.rows) for result in results]),
-            "label": [described[clip_id].label for clip_id in clip_ids],
-            "group": [described[clip_id].group for clip_id in clip_ids],
-            "split": [described[clip_id].split for clip_id in clip_ids],
+            "label": [each.label for each in found],
+            "group": [each.group for each in found],
+            "split": [each.split for each in found],
         }
         for name, values in late.items():
             table = table.append_column(TABLE_SCHEMA.field(name), pa.array(values, TABLE_SCHEMA.field(name).type))
-        return table.select(TABLE_SCHEMA.names)
+        return table.select(TABLE_SCHEMA.names).combine_chunks()
 
 
 class RejectedError(CorpusError):
@@ -307,13 +357,15 @@ class RejectedError(CorpusError):
         self.rejected = rejected
 
 
-def numeric_versions() -> dict[str, Any]:
-    """Return what else shapes the last bits: libraries, and the processor's features that NumPy dispatches on."""
-    libraries = ("numpy", "soxr", "soundfile")
-    features = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
-    return {
-        **{name: importlib.metadata.version(name) for name in libraries},
-        "libsndfile": sf.__libsndfile_version__,
-        "machine": platform.machine(),
-        "simd": sorted(features),
-    }
+def _without_rejected_parts(results: list[UnitResult], rejected: set[str]) -> list[UnitResult]:
+    """Leave out the shards of a recording of which another part cannot be used."""
+    return [
+        result
+        for result in results
+        if not (result.is_part and result.shard) or result.rows["clip_id"][0].as_py() not in rejected
+    ]
+
+
+def _one_line_each(table: pa.Table) -> pa.Table:
+    """Return the first line of each clip."""
+    return table.filter(pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0)))

@@ -5,6 +5,7 @@ trainer maps without copying; beside it a Parquet table with one line per row; a
 last, which names every shard and the table with their digests. What `format.json` does not name is not there.
 """
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT_FILE = "format.json"
+# What described the store before a run that has not finished yet.
+EARLIER_FILE = ".format.json.earlier"
 _BLOCK_BYTES = 1 << 20
 
 # One line per row of the shards, in the order of shards and rows.
@@ -38,6 +41,7 @@ TABLE_SCHEMA = pa.schema(
         ("row", pa.int32()),
         ("min_db", pa.float32()),
         ("max_db", pa.float32()),
+        ("peak", pa.float32()),
         ("sha256", pa.string()),
         ("source_rate", pa.int32()),
         ("source_channels", pa.int32()),
@@ -68,7 +72,7 @@ class Format:
     parameters : dict
         Every parameter that shaped the numbers.
     versions : dict
-        Of the libraries that shaped them, and the processor's features that NumPy uses.
+        Of the libraries and of the code that shaped them, and the processor's features that NumPy uses.
     shape : tuple of int
         (n_bins, n_frames) of a row.
     shards : tuple of Shard
@@ -129,11 +133,24 @@ class Saver:
         self.folder = Path(folder).absolute()
         self.table_path = Path(table_path).absolute()
 
-    def prepare(self) -> None:
-        """Make the folders, and withdraw an earlier store: what is there is whole again only after `finish`."""
+    def prepare(self) -> Format | None:
+        """Make the folders, and withdraw an earlier store: what is there is whole again only after `finish`.
+
+        Returns
+        -------
+        Format, optional
+            What described the earlier store, also when the run after it was killed. Its shards stay until `finish`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.table_path.parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / FORMAT_FILE).unlink(missing_ok=True)
+        earlier = self.folder / EARLIER_FILE
+        # Renamed and not rewritten, since DVC may have put a link into its cache here.
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / FORMAT_FILE).replace(earlier)
+        try:
+            return Format.from_json(earlier.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def save_shard(self, prefix: str, blocks: list[NDArray[np.float32]]) -> Shard:
         """Write rows as `<prefix>-<digest>.npy`.
@@ -176,6 +193,7 @@ class Saver:
         unfinished = self.folder / f".{FORMAT_FILE}.partial"
         unfinished.write_text(described.to_json(), encoding="utf-8")
         unfinished.replace(self.folder / FORMAT_FILE)
+        (self.folder / EARLIER_FILE).unlink(missing_ok=True)
         return described
 
     def _remove_stale(self, kept: set[str]) -> None:
@@ -218,12 +236,7 @@ class Store:
     @cached_property
     def table(self) -> pa.Table:
         """The min-max table: one line per row, in the order of shards and rows."""
-        try:
-            if file_sha256(self.table_path) != self.format.table_sha256:
-                raise StoreError(f"{self.table_path}: is not the table that {self.folder / FORMAT_FILE} names")
-            return pq.read_table(self.table_path)
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.table_path}: missing") from error
+        return read_table(self.table_path, self.format)
 
     @cached_property
     def shards(self) -> list[NDArray[np.float32]]:
@@ -260,6 +273,22 @@ class Store:
     @cached_property
     def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         return self.table["shard"].to_numpy(), self.table["row"].to_numpy()
+
+
+def read_table(path: Path, described: Format) -> pa.Table:
+    """Return a store's min-max table.
+
+    Raises
+    ------
+    StoreError
+        It is missing, or not the one that was described.
+    """
+    try:
+        if file_sha256(path) != described.table_sha256:
+            raise StoreError(f"{path}: is not the table that {FORMAT_FILE} names")
+        return pq.read_table(path)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: missing") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -5,7 +5,9 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,7 +19,7 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.params import PipelineParams, read_params
 from pipeline.paths import REPORTS, SPECTROGRAMS, TABLE
-from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report, Unit, UnitResult
+from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 
@@ -38,12 +40,14 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
         Saver(SPECTROGRAMS, TABLE),
         Splitter(label=params.corpus.label, **params.split.model_dump()),
         wanted.max_rejected_share,
+        wanted.segment,
+        wanted.overlap,
     )
 
 
-def check_disk(pipeline: PreprocessingPipeline, corpus: Corpus) -> None:
+def check_disk(pipeline: PreprocessingPipeline, corpus: Corpus, n_rows: int) -> None:
     """Say how much disk the spectrograms will take, and stop when it is not there."""
-    needed = pipeline.row_bytes * len(corpus.clips)
+    needed = pipeline.row_bytes * n_rows
     SPECTROGRAMS.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(SPECTROGRAMS.parent).free
     print(
@@ -57,9 +61,9 @@ def check_disk(pipeline: PreprocessingPipeline, corpus: Corpus) -> None:
         )
 
 
-def with_progress(results: Iterable[UnitResult], total: int) -> Iterator[UnitResult]:
+def with_progress(results: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """Pass results on, and show on a terminal how many clips are done."""
-    with tqdm(total=total, unit=" clips", desc="preprocess", disable=None) as bar:
+    with tqdm(total=total, unit=" clips", desc=f"preprocess: {what}", disable=None) as bar:
         for result in results:
             bar.update(result.n_clips)
             yield result
@@ -77,7 +81,10 @@ def write_report(counts: dict[str, float], rejected: Iterable[Rejection]) -> Non
 
 def summarise(report: Report) -> dict[str, float]:
     """Return the counts as DVC metrics, zeros included so that runs compare."""
-    names = "clips rows ignored rejected truncated padded silent resampled folded train validation test".split()
+    names = (
+        "clips rows segments ignored rejected truncated padded silent resampled folded duplicates "
+        "computed reused removed train validation test"
+    ).split()
     return {**{name: report.counts[name] for name in names}, "hours": round(report.hours, 4)}
 
 
@@ -86,15 +93,19 @@ def main(arguments: argparse.Namespace) -> None:
     params = read_params(PipelineParams, arguments.params)
     pipeline = build(params)
     corpus = list_clips(Path(params.corpus.dir))
-    check_disk(pipeline, corpus)
+    if pipeline.segment == "first":
+        check_disk(pipeline, corpus, len(corpus.clips))
     with engine.connect(arguments.verbose) as cpus:
         workers = engine.check_workers("resources.preprocess_workers", params.resources.preprocess_workers, 1, cpus)
 
-        def map_units(function: Callable[[Unit], UnitResult], units: list[Unit]) -> Iterator[UnitResult]:
-            return with_progress(engine.map_units(function, units, workers), len(corpus.clips))
+        def map_units(function: Callable[[Any], Any], units: list[Any]) -> Iterator[Any]:
+            return with_progress(engine.map_units(function, units, workers), len(corpus.clips), function.__name__)
 
         try:
-            report = pipeline.process_corpus(corpus, map_units)
+            if pipeline.segment == "first":
+                report = pipeline.process_corpus(corpus, map_units)
+            else:  # of which the number is known only when every recording's length is
+                report = pipeline.process_corpus(corpus, map_units, partial(check_disk, pipeline, corpus))
         except RejectedError as error:
             write_report({"rejected": len(error.rejected)}, error.rejected)
             raise

@@ -13,6 +13,8 @@ _FIXED = {
     "preprocess.sample_rate": 22050,
     "preprocess.duration_s": 0.74,
     "preprocess.mono": True,
+    "preprocess.segment": "first",
+    "preprocess.overlap": 0.25,
     "preprocess.n_fft": 512,
     "preprocess.hop_length": 256,
     "preprocess.drop_nyquist": True,

@@ -147,6 +147,20 @@ def test_other_parameters_from_another_file(tmp_path, rng, write_params, stage_o
     assert set(store.table["label"].to_pylist()) == {"speaker0", "speaker1"}
 
 
+def test_segments_of_whole_recordings(tmp_path, rng, write_params, stage_on_cluster):
+    write(tmp_path / "sounds" / "long.wav", rng.uniform(-0.5, 0.5, 44_100 * 5), 44_100)
+    write(tmp_path / "sounds" / "short.wav", rng.uniform(-0.5, 0.5, 4000))
+    write_params({"preprocess.segment": "all", "preprocess.overlap": 0.5})
+    first, second = stage_on_cluster(), stage_on_cluster()
+
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    # 5 s are 110,250 samples at 22,050 Hz, of which segments begin every 16,317 - 8,158.
+    n_segments = 1 + 1 + -(-(110_250 - 16_317) // 8159)
+    assert "preprocess: 2 clips, 1 MiB of spectrograms" in first.stdout
+    assert f"2 clips, {n_segments} rows, {n_segments} segments, 2 padded, 2 resampled, 2 computed" in first.stdout
+    assert "2 reused" in second.stdout
+
+
 # --- bad corpora
 
 
@@ -206,7 +220,7 @@ def test_a_corpus_that_does_not_fit_the_disk(tmp_path, monkeypatch, write_params
     with pytest.raises(
         ResourceError, match=f"^data/spectrograms needs {n_mib:,} MiB for 3 clips, and [0-9,]+ MiB are free$"
     ):
-        preprocess.check_disk(preprocess.build(read_params(PipelineParams, path)), corpus)
+        preprocess.check_disk(preprocess.build(read_params(PipelineParams, path)), corpus, 3)
 
 
 # --- bad parameters

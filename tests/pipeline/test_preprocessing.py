@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from pipeline import preprocessing
+from pipeline import preprocessing, shards
 from pipeline.corpus import Splitter, hash_prefix
 from pipeline.errors import CorpusError, StoreError
 from pipeline.loader import Loader
@@ -68,6 +68,7 @@ def test_a_line_says_what_is_known_of_its_clip(tmp_path, make_pipeline, open_sto
     line = lines_by_id(open_store())["Flute/60_48.wav"]
 
     del line["min_db"], line["max_db"]
+    assert line.pop("peak") == pytest.approx(0.5, rel=1e-4)
     assert line == {
         "clip_id": "Flute/60_48.wav",
         "channel": 0,
@@ -156,6 +157,8 @@ def test_what_was_noticed_is_counted(tmp_path, rng, make_pipeline):
     assert dict(+report.counts) == {
         "clips": 6,
         "rows": 6,
+        "segments": 6,
+        "computed": 6,
         "ignored": 2,
         "truncated": 1,
         "padded": 1,
@@ -261,7 +264,7 @@ def test_bytes_do_not_depend_on_where_the_corpus_is(tmp_path, corpus, make_pipel
 @pytest.mark.parametrize("block_clips", [1, 5])
 def test_bytes_do_not_depend_on_the_composition_of_batches(tmp_path, corpus, make_pipeline, monkeypatch, block_clips):
     make_pipeline("default").preprocess(corpus)
-    monkeypatch.setattr(preprocessing, "_BLOCK_CLIPS", block_clips)
+    monkeypatch.setattr(shards, "BLOCK_CLIPS", block_clips)
     make_pipeline("other").preprocess(corpus)
 
     assert digest(tmp_path / "default") == digest(tmp_path / "other")

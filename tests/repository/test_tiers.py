@@ -20,8 +20,12 @@ CORE = [
     "padder",
     "params",
     "preprocessing",
+    "resampler",
+    "reuse",
+    "shards",
     "spectrogram",
     "store",
+    "versions",
 ]
 
 PRELUDE = f"""

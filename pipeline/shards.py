@@ -1,0 +1,343 @@
+"""One shard of a store from the recordings that belong in it: the work of one worker at a time.
+
+What is here, and in the parts that it puts together, says which numbers come out; who does it, and when, does not.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.corpus import Clip, Rejection
+from pipeline.errors import AudioError
+from pipeline.loader import Facts, Loader, Recording
+from pipeline.normaliser import MinMaxNormaliser
+from pipeline.padder import Padder
+from pipeline.reuse import Lines, Previous
+from pipeline.spectrogram import LogSpectrogramExtractor
+from pipeline.store import TABLE_SCHEMA, Saver, Shard
+
+BLOCK_CLIPS = 32
+# The columns that are known once all clips are: which shard a row stands in, and what its id says.
+LATE_COLUMNS = ("shard", "label", "group", "split")
+ROW_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in LATE_COLUMNS])
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Work that one worker does at a time: one shard.
+
+    Attributes
+    ----------
+    prefix : str
+        First part of the shard's name.
+    clips : tuple of Clip
+    facts : tuple of Facts, optional
+        Of each clip, when every segment of them is wanted.
+    n_rows : int
+        As planned; when channels are not folded and only starts are wanted, there may be more.
+    segments : range, optional
+        Of the one clip that is too long for one unit.
+    """
+
+    prefix: str
+    clips: tuple[Clip, ...]
+    n_rows: int
+    facts: tuple[Facts, ...] | None = None
+    segments: range | None = None
+
+    @property
+    def n_clips(self) -> int:
+        """How many clips are done when this unit is, so that a long one counts once."""
+        return 0 if self.segments and self.segments.start else len(self.clips)
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What became of a unit; the shard is None when no clip of it could be used."""
+
+    prefix: str
+    n_clips: int
+    shard: Shard | None
+    rows: pa.Table
+    rejected: tuple[Rejection, ...]
+    n_computed: int
+    is_part: bool
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Clips to be examined before the work is planned."""
+
+    start: int
+    clips: tuple[Clip, ...]
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What is known of each clip of a survey."""
+
+    start: int
+    n_clips: int
+    facts: tuple[Facts | Rejection, ...]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Normalised spectrograms (n, n_bins, n_frames) and what their lines say of each."""
+
+    x: NDArray[np.float32]
+    min_db: NDArray[np.float32]
+    max_db: NDArray[np.float32]
+    peak: NDArray[np.float32]
+
+    def part(self, start: int, stop: int) -> "_Rows":
+        return _Rows(*(values[start:stop] for values in (self.x, self.min_db, self.max_db, self.peak)))
+
+
+class ShardMaker:
+    """Loads, pads, extracts, normalises and saves the clips of a unit, or copies what an earlier run made of them.
+
+    Parameters
+    ----------
+    loader : Loader
+    padder : Padder
+    extractor : LogSpectrogramExtractor
+    normaliser : MinMaxNormaliser
+    saver : Saver
+    n_overlap : int, optional
+        Samples that a segment shares with the next; by default only the first segment is made.
+    previous : Previous, optional
+        Rows that need not be computed.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        padder: Padder,
+        extractor: LogSpectrogramExtractor,
+        normaliser: MinMaxNormaliser,
+        saver: Saver,
+        n_overlap: int | None = None,
+        previous: Previous | None = None,
+    ) -> None:
+        self._loader = loader
+        self._padder = padder
+        self._extractor = extractor
+        self._normaliser = normaliser
+        self._saver = saver
+        self._n_overlap = n_overlap
+        self._previous = previous
+
+    def survey(self, survey: Survey) -> Surveyed:
+        """Return digest, rate, channels and length of some clips, or why they cannot be used."""
+        found = tuple(self._examine(clip) for clip in survey.clips)
+        return Surveyed(survey.start, len(survey.clips), found)
+
+    def make(self, unit: Unit) -> UnitResult:
+        """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
+        draft = _Draft(self._previous)
+        starts, stops = self._find(unit)
+        if kept := self._keep(unit, starts, stops, draft):
+            return kept
+        earlier = [np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)]
+        known = [lines if draft.is_intact(lines) else lines[:0] for lines in earlier]
+        for start in range(0, len(unit.clips), BLOCK_CLIPS):
+            places = range(start, min(start + BLOCK_CLIPS, len(unit.clips)))
+            short = [place for place in places if not len(known[place]) and self._count(unit, place) == 1]
+            computed = dict(zip(short, self._compute_short([unit.clips[place] for place in short]), strict=True))
+            for place in places:
+                clip = unit.clips[place]
+                if len(known[place]):
+                    draft.copy(clip, known[place])
+                elif place not in computed:
+                    self._add_segments(unit, place, draft)
+                elif isinstance(found := computed[place], AudioError):
+                    draft.reject(clip, found)
+                else:
+                    draft.add(clip, found[0], 0, 0.0, [found[1]])
+        shard = self._saver.save_shard(unit.prefix, draft.pieces) if draft.pieces else None
+        n_computed = draft.n_computed if unit.n_clips else 0
+        return UnitResult(
+            unit.prefix,
+            unit.n_clips,
+            shard,
+            draft.table(),
+            tuple(draft.rejected),
+            n_computed,
+            is_part=unit.segments is not None,
+        )
+
+    def _keep(self, unit: Unit, starts: Lines, stops: Lines, draft: "_Draft") -> UnitResult | None:
+        """Return what is known of a unit of which an earlier run has the whole shard, which stays as it is."""
+        n_lines = stops - starts
+        if self._previous is None or draft.reader is None or not n_lines.all():
+            return None
+        # The lines of each clip are neighbours: count on from the first.
+        firsts = np.cumsum(n_lines) - n_lines
+        lines = np.arange(n_lines.sum()) + np.repeat(starts - firsts, n_lines)
+        shard = draft.reader.whole_shard(lines, unit.prefix)
+        if shard is None:
+            return None
+        clip_ids = np.repeat([clip.clip_id for clip in unit.clips], n_lines).tolist()
+        rows = _copied_lines(self._previous, lines, clip_ids)
+        return UnitResult(unit.prefix, unit.n_clips, shard, rows, (), 0, is_part=unit.segments is not None)
+
+    def _examine(self, clip: Clip) -> Facts | Rejection:
+        try:
+            if self._previous is not None:
+                sha256, stamp = self._loader.digest(clip.path)
+                (start,), (stop,) = self._previous.find([sha256], [clip.clip_id])
+                if start < stop:
+                    return self._previous.facts(start, stamp)
+            return self._loader.examine(clip.path)
+        except AudioError as error:
+            return Rejection(clip.clip_id, error.reason, error.detail)
+
+    def _count(self, unit: Unit, place: int) -> int:
+        """Return how many segments a clip has."""
+        if unit.facts is None or self._n_overlap is None:
+            return 1
+        n_samples = self._loader.count_resampled(unit.facts[place])
+        return self._padder.count_segments(n_samples, self._loader.n_samples, self._n_overlap)
+
+    def _find(self, unit: Unit) -> tuple[Lines, Lines]:
+        """Return where the lines of an earlier run that hold what is wanted of each clip start and stop."""
+        if self._previous is None:
+            nothing = np.zeros(len(unit.clips), dtype=np.int64)
+            return nothing, nothing
+        digests = [facts.sha256 for facts in unit.facts] if unit.facts else [*map(self._try_digest, unit.clips)]
+        starts, stops = self._previous.find(digests, [clip.clip_id for clip in unit.clips])
+        if unit.facts and unit.segments is not None:
+            n_channels = 1 if self._loader.mono else unit.facts[0].source_channels
+            is_complete = stops[0] - starts[0] == self._count(unit, 0) * n_channels
+            wanted = unit.segments if is_complete else range(0)
+            return starts + wanted.start * n_channels, starts + wanted.stop * n_channels
+        return starts, stops
+
+    def _try_digest(self, clip: Clip) -> str:
+        """Return a clip's digest, or nothing where it cannot be read, which loading it will say."""
+        try:
+            return self._loader.digest(clip.path)[0]
+        except AudioError:
+            return ""
+
+    def _compute_short(self, clips: Sequence[Clip]) -> Iterator[tuple[Recording, _Rows] | AudioError]:
+        """Yield each clip's first segment, and what was wrong with it where it has none."""
+        loaded = self._loader.load_many(clip.path for clip in clips)
+        recordings = [each for each in loaded if isinstance(each, Recording)]
+        if recordings:
+            rows = self._compute([recording.y for recording in recordings])
+            stops = accumulate(len(recording.y) for recording in recordings)
+        for each in loaded:
+            if isinstance(each, AudioError):
+                yield each
+            else:
+                stop = next(stops)
+                yield each, rows.part(stop - len(each.y), stop)
+
+    def _add_segments(self, unit: Unit, place: int, draft: "_Draft") -> None:
+        """Add the segments of a recording that is longer than one."""
+        assert unit.facts is not None
+        assert self._n_overlap is not None
+        clip, facts = unit.clips[place], unit.facts[place]
+        segments = range(self._count(unit, place)) if unit.segments is None else unit.segments
+        step_s = (self._loader.n_samples - self._n_overlap) / self._loader.sample_rate
+        try:
+            rows = [
+                self._compute([y])
+                for block in self._loader.stream(clip.path, facts, segments, self._n_overlap)
+                for y in block
+            ]
+        except AudioError as error:
+            draft.reject(clip, error)
+        else:
+            draft.add(clip, facts, segments.start, step_s, rows)
+
+    def _compute(self, signals: list[NDArray[np.float32]]) -> _Rows:
+        """Return the rows of signals (n_channels, n_samples), one for each channel of each."""
+        y = np.concatenate([self._padder.pad(each, self._loader.n_samples) for each in signals])
+        return _Rows(*self._normaliser.normalise(self._extractor.extract(y)), np.abs(y).max(axis=-1))
+
+
+@dataclass
+class _Draft:
+    """A shard that is being put together, of computed rows and of copied ones."""
+
+    previous: Previous | None
+    pieces: list[NDArray[np.float32]] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    n_computed: int = 0
+
+    def __post_init__(self) -> None:
+        self.reader = self.previous.reader() if self.previous else None
+        self._computed: dict[str, list[Any]] = {name: [] for name in ROW_SCHEMA.names}
+        self._copied: list[Lines] = []
+        self._copied_ids: list[str] = []
+        # For each row whether it is a copied one.
+        self._is_copied: list[bool] = []
+
+    def add(self, clip: Clip, facts: Facts | Recording, first: int, step_s: float, rows: list[_Rows]) -> None:
+        """Add a clip's segments from the first one given, each the rows of its channels."""
+        self.n_computed += 1
+        for segment, each in enumerate(rows, start=first):
+            n_rows = len(each.x)
+            for name, value in (
+                ("clip_id", clip.clip_id),
+                ("segment", segment),
+                ("start_s", segment * step_s),
+                ("sha256", facts.sha256),
+                ("source_rate", facts.source_rate),
+                ("source_channels", facts.source_channels),
+                ("source_samples", facts.source_samples),
+            ):
+                self._computed[name].extend([value] * n_rows)
+            self._computed["channel"].extend(range(n_rows))
+            for name in ("min_db", "max_db", "peak"):
+                self._computed[name].extend(getattr(each, name).tolist())
+            self._is_copied.extend([False] * n_rows)
+            self.pieces.append(each.x)
+
+    def copy(self, clip: Clip, lines: Lines) -> None:
+        """Add what an earlier run made of the same content."""
+        assert self.reader is not None
+        self.pieces.extend(self.reader.rows(lines))
+        self._copied.append(lines)
+        self._copied_ids.extend([clip.clip_id] * len(lines))
+        self._is_copied.extend([True] * len(lines))
+
+    def reject(self, clip: Clip, error: AudioError) -> None:
+        """Leave a clip out."""
+        self.rejected.append(Rejection(clip.clip_id, error.reason, error.detail))
+
+    def is_intact(self, lines: Lines) -> bool:
+        """Return whether there are lines whose rows are as they were written."""
+        return self.reader is not None and len(lines) > 0 and self.reader.is_intact(lines)
+
+    def table(self) -> pa.Table:
+        """Return the rows' lines."""
+        self._computed["row"] = [0] * len(self._computed["clip_id"])
+        table = pa.table(self._computed, schema=ROW_SCHEMA)
+        if self.previous is not None and self._copied:
+            copied = _copied_lines(self.previous, np.concatenate(self._copied), self._copied_ids)
+            is_copied = np.asarray(self._is_copied)
+            order = np.empty(len(is_copied), dtype=np.int64)
+            order[is_copied] = np.arange(len(copied))
+            order[~is_copied] = np.arange(len(copied), len(is_copied))
+            table = pa.concat_tables([copied, table]).combine_chunks().take(order)
+        return _replace(table, "row", range(len(table)))
+
+
+def _copied_lines(previous: Previous, lines: Lines, clip_ids: list[str]) -> pa.Table:
+    """Return lines of an earlier run, under the ids that their clips have now."""
+    return _replace(previous.lines.select(ROW_SCHEMA.names).take(lines), "clip_id", clip_ids)
+
+
+def _replace(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+    """Return a table with other values in one of its columns."""
+    column = table.schema.field(name)
+    return table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
