@@ -1,32 +1,20 @@
 """Loader: the start of a recording or all of it in segments, at one rate, as float32. Knows nothing of spectrograms."""
 
-import hashlib
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 import numpy as np
-import soundfile as sf
 from numpy.typing import NDArray
 
+from pipeline.decoder import ForwardReader, check_chunks, check_values, decoder, file_hash, file_stamp, opened
 from pipeline.errors import AudioError
 from pipeline.resampler import STACKED, Window, count_resampled, resample_stacked, segment_window
 
-# A chunk whose header promises more bytes than the file has, in libsndfile's own log.
-_CUT_CHUNK = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-# Encoders that write to a pipe do not know the length, and leave a number near the top of the field.
-_LENGTH_UNKNOWN = 0x7F00_0000
-# What libsndfile then says of a FLAC file, in which it cannot seek.
-_FRAMES_UNKNOWN = 2**62
-# Integers of 32 bits, written as floats without scaling, are below; far above, squares overflow float32.
-_LOUDEST = 2.0**32
-# How much is hashed at a time, and how many values of a long recording are decoded at a time.
-_HASHED_BYTES = 1 << 20
+# How many values of a long recording are decoded at a time.
 _STREAMED_VALUES = 1 << 22
 
 
@@ -167,13 +155,27 @@ class Loader:
         AudioError
             The file cannot be read, is no audio, is truncated, or holds no samples.
         """
-        with _opened(path) as raw:
-            sha256, stamp = _hash(raw), _stamp(raw)
-            with _decoder(raw) as file:
+        with opened(path) as raw:
+            sha256, stamp = file_hash(raw), file_stamp(raw)
+            with decoder(raw) as file:
                 rate, channels, frames = file.samplerate, file.channels, file.frames
-                _check_chunks(file.extra_info)
+                check_chunks(file.extra_info)
         self._check_length(frames, rate)
         return Facts(sha256, rate, channels, frames, stamp)
+
+    def load_segment(self, path: str | os.PathLike[str], segment: int, n_overlap: int) -> NDArray[np.float32]:
+        """Return one segment of a recording, (n_channels, n_samples), as `stream` yields it; the first as `load` does.
+
+        Raises
+        ------
+        AudioError
+            As `load`.
+        """
+        if not segment:
+            return self.load(path).y
+        facts = self.examine(path)
+        ((y,),) = self.stream(path, facts, range(segment, segment + 1), n_overlap)
+        return y
 
     def digest(self, path: str | os.PathLike[str]) -> tuple[str, tuple[int, int, int]]:
         """Return the digest of a file's bytes, and its stamp as in `Facts`.
@@ -183,8 +185,8 @@ class Loader:
         AudioError
             The file cannot be read.
         """
-        with _opened(path) as raw:
-            return _hash(raw), _stamp(raw)
+        with opened(path) as raw:
+            return file_hash(raw), file_stamp(raw)
 
     def stream(
         self, path: str | os.PathLike[str], facts: Facts, segments: range, n_overlap: int
@@ -218,10 +220,10 @@ class Loader:
         ]
         longest = max(window.stop - window.start for window in windows)
         n_at_once = max(1, min(STACKED, _STREAMED_VALUES // (longest * facts.source_channels)))
-        with _opened(path) as raw, _decoder(raw) as file:
-            if _stamp(raw) != facts.stamp:
+        with opened(path) as raw, decoder(raw) as file:
+            if file_stamp(raw) != facts.stamp:
                 raise AudioError("changed", "the file was changed while it was read")
-            reader = _ForwardReader(file)
+            reader = ForwardReader(file)
             for start in range(0, len(windows), n_at_once):
                 some = windows[start : start + n_at_once]
                 y = self._fold(reader.read(some[0].start, some[-1].stop))
@@ -240,23 +242,23 @@ class Loader:
     def _read(self, path: str | os.PathLike[str]) -> Recording:
         """Return the start of a recording at its own rate."""
         # Opened once for both, so that the digest is of the bytes that are decoded.
-        with _opened(path) as raw:
-            sha256 = _hash(raw)
+        with opened(path) as raw:
+            sha256 = file_hash(raw)
             samples, rate, frames = self._decode(raw)
         self._check_length(len(samples), rate)
-        _check_values(samples)
+        check_values(samples)
         return Recording(self._fold(samples), rate, samples.shape[1], frames, sha256)
 
     def _decode(self, raw: BinaryIO) -> tuple[NDArray[np.float32], int, int]:
         """Return the first samples of an open file (n_samples, n_channels), its rate, and how many it has in all."""
-        with _decoder(raw) as file:
+        with decoder(raw) as file:
             rate, frames = file.samplerate, file.frames
             samples = np.empty((min(count_samples(self.duration_s, rate), frames), file.channels), dtype=np.float32)
             n_decoded = file.buffer_read_into(samples, dtype="float32")
             log = file.extra_info if n_decoded == frames else ""
         if n_decoded < len(samples):
             raise AudioError("truncated", f"header states {frames} samples, {n_decoded} could be decoded")
-        _check_chunks(log)
+        check_chunks(log)
         return samples, rate, frames
 
     def _check_length(self, n_samples: int, rate: int) -> None:
@@ -284,99 +286,3 @@ class Loader:
             for place, each in zip(places, resampled, strict=True):
                 y[place] = each
         return [replace(recording, y=each[:, : self.n_samples]) for recording, each in zip(recordings, y, strict=True)]
-
-
-class _ForwardReader:
-    """Reads stretches of a recording that follow each other and may overlap, each sample decoded once."""
-
-    def __init__(self, file: sf.SoundFile) -> None:
-        self._file = file
-        self._start = 0
-        self._kept: NDArray[np.float32] = np.empty((0, file.channels), dtype=np.float32)
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return samples (stop - start, n_channels); `start` must not fall behind that of an earlier call."""
-        self._skip_to(start)
-        n_missing = stop - start - len(self._kept)
-        if n_missing > 0:
-            samples = np.empty((n_missing, self._file.channels), dtype=np.float32)
-            n_decoded = self._file.buffer_read_into(samples, dtype="float32")
-            if n_decoded < n_missing:
-                raise AudioError(
-                    "truncated", f"header states {self._file.frames} samples, of which {stop} could not be decoded"
-                )
-            _check_values(samples)
-            self._kept = np.concatenate([self._kept, samples])
-        return self._kept[: stop - start]
-
-    def _skip_to(self, start: int) -> None:
-        """Forget what is before, and go there when it is beyond what was read."""
-        n_before = start - self._start
-        n_beyond = n_before - len(self._kept)
-        self._kept = self._kept[n_before:]
-        self._start = start
-        if n_beyond <= 0:
-            return
-        if self._file.seekable():
-            self._file.seek(start)
-        else:
-            while n_beyond > 0:
-                n_beyond -= len(self._file.read(min(n_beyond, 1 << 16))) or n_beyond
-
-
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file, and say in our words what goes wrong with it."""
-    try:
-        with open(path, "rb", buffering=0) as raw:  # noqa: PTH123 - a Path costs more
-            yield raw
-    except OSError as error:
-        raise AudioError("unreadable", error.strerror or str(error)) from error
-    except sf.LibsndfileError as error:
-        raise AudioError("not audio", str(error.error_string).strip()) from error
-
-
-def _decoder(raw: BinaryIO) -> sf.SoundFile:
-    """Return what decodes an open file from its start."""
-    raw.seek(0)
-    file = sf.SoundFile(raw.fileno(), closefd=False)
-    if file.frames >= _FRAMES_UNKNOWN:
-        file.close()
-        raise AudioError("unknown length", "the header does not state how many samples there are")
-    return file
-
-
-def _hash(raw: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := raw.read(_HASHED_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _stamp(raw: BinaryIO) -> tuple[int, int, int]:
-    status = os.fstat(raw.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _check_values(samples: NDArray[np.float32]) -> None:
-    """Refuse values of which a spectrogram would hold infinities."""
-    if not (samples.min() >= -_LOUDEST and samples.max() <= _LOUDEST):  # NaN fails every comparison
-        _refuse(samples)
-
-
-def _refuse(samples: NDArray[np.float32]) -> NoReturn:
-    """Say what is wrong with values of which a spectrogram would hold infinities."""
-    n_not_finite = np.count_nonzero(~np.isfinite(samples))
-    if n_not_finite:
-        raise AudioError("not finite", f"{n_not_finite} samples are NaN or infinite")
-    raise AudioError("too loud", f"a sample is {np.abs(samples).max():.3g}, and full scale is 1")
-
-
-def _check_chunks(log: str) -> None:
-    """Refuse a file that was cut off: its header promises more bytes than there are."""
-    match = _CUT_CHUNK.search(log)
-    if match is None:
-        return
-    promised, found = int(match[1]), int(match[2])
-    if found < promised < _LENGTH_UNKNOWN:
-        raise AudioError("truncated", f"header promises {promised} bytes of samples, the file holds {found}")

@@ -13,24 +13,19 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, hash_prefix, list_clips
+from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
-from pipeline.loader import Facts, Loader, count_samples
+from pipeline.loader import Facts, Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
-from pipeline.resampler import count_resampled
+from pipeline.planner import plan_segments, plan_starts, plan_surveys
 from pipeline.reuse import Previous, read_previous
-from pipeline.shards import ShardMaker, Survey, Unit, UnitResult
+from pipeline.shards import ShardMaker, Unit, UnitResult
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import TABLE_SCHEMA, Format, Saver
+from pipeline.summary import count_notable, durations_s, first_lines
 from pipeline.versions import numeric_versions
-
-SHARD_BYTES = 32 << 20
-# Of a long recording in one shard, however small they are.
-SHARD_SEGMENTS = 1024
-SURVEY_CLIPS = 128
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ class PreprocessingPipeline:
             "duration_s": self.loader.duration_s,
             "mono": self.loader.mono,
             "segment": self.segment,
-            "overlap": self.overlap,
+            "overlap": self.overlap if self.segment == "all" else 0.0,
             "pad_mode": self.padder.mode,
             "n_fft": self.extractor.n_fft,
             "hop_length": self.extractor.hop_length,
@@ -202,15 +197,14 @@ class PreprocessingPipeline:
         table = self._assemble(results, described)
         shards = [result.shard for result in results if result.shard]
         store = self.saver.finish(shards, table, self.shape, self.parameters, versions)
-        clips = _one_line_each(table)
-        counts = self._count(clips, table)
+        clips = first_lines(table)
+        counts = count_notable(clips, table, self.loader, self.n_overlap if self.segment == "all" else None)
         counts |= Counter(ignored=corpus.n_ignored, rejected=len(rejected))
         counts["computed"] = sum(result.n_computed for result in results)
         counts["reused"] = counts["clips"] - counts["computed"]
         if previous is not None:
             counts["removed"] = len(set(previous.lines["clip_id"].to_pylist()).difference(clips["clip_id"].to_pylist()))
-        seconds = pc.divide(clips["source_samples"].cast(pa.float64()), clips["source_rate"].cast(pa.float64()))
-        return Report(counts, pc.sum(seconds).as_py() / 3600, tuple(rejected), store)
+        return Report(counts, float(durations_s(clips).sum()) / 3600, tuple(rejected), store)
 
     def _read_previous(self, described: Format | None, versions: dict[str, Any]) -> Previous | None:
         """Return the rows of an earlier run that would be the same today."""
@@ -227,93 +221,16 @@ class PreprocessingPipeline:
     ) -> tuple[list[Unit], list[Rejection]]:
         """Return the units of work, and what is found to be unusable before it starts."""
         if self.segment == "first":
-            return self.plan(clips), []
-        surveys = [
-            Survey(start, tuple(clips[start : start + SURVEY_CLIPS])) for start in range(0, len(clips), SURVEY_CLIPS)
-        ]
-        found = sorted(map_units(maker.survey, surveys), key=lambda surveyed: surveyed.start)
+            return plan_starts(clips, self.row_bytes), []
+        found = sorted(map_units(maker.survey, plan_surveys(clips)), key=lambda surveyed: surveyed.start)
         all_facts = [facts for surveyed in found for facts in surveyed.facts]
-        rejected = [facts for facts in all_facts if isinstance(facts, Rejection)]
-        usable = [
-            (clip, facts) for clip, facts in zip(clips, all_facts, strict=True) if not isinstance(facts, Rejection)
+        sized = [
+            (clip, facts, maker.count_segments(facts))
+            for clip, facts in zip(clips, all_facts, strict=True)
+            if isinstance(facts, Facts)
         ]
-        return self.plan_segments(usable), rejected
-
-    def plan(self, clips: Iterable[Clip]) -> list[Unit]:
-        """Deal clips out to units by the hash of their ids, about 32 MiB of rows each, a row of each clip."""
-        clips = list(clips)
-        prefixes = self._deal([clip.clip_id for clip in clips], len(clips))
-        members: dict[str, list[Clip]] = {}
-        for clip, prefix in zip(clips, prefixes, strict=True):
-            members.setdefault(prefix, []).append(clip)
-        return [Unit(prefix, tuple(members[prefix]), len(members[prefix])) for prefix in sorted(members)]
-
-    def plan_segments(self, clips: Sequence[tuple[Clip, Facts]]) -> list[Unit]:
-        """Deal clips out as `plan` does, all segments of each; recordings that fill a unit have units of their own."""
-        limit = max(1, min(SHARD_SEGMENTS, SHARD_BYTES // self.row_bytes))
-        units: list[Unit] = []
-        short: list[tuple[Clip, Facts, int]] = []
-        for clip, facts in clips:
-            n_channels = 1 if self.loader.mono else facts.source_channels
-            n_segments = self.padder.count_segments(
-                self.loader.count_resampled(facts), self.loader.n_samples, self.n_overlap
-            )
-            if n_segments * n_channels <= limit or n_segments == 1:
-                short.append((clip, facts, n_segments * n_channels))
-                continue
-            step = max(1, limit // n_channels)
-            name = f"{hash_prefix(clip.clip_id, 64):016x}"
-            for start in range(0, n_segments, step):
-                segments = range(start, min(start + step, n_segments))
-                prefix = f"{name}.{start // step:06d}"
-                units.append(Unit(prefix, (clip,), len(segments) * n_channels, (facts,), segments))
-        prefixes = self._deal([clip.clip_id for clip, _, _ in short], sum(n_rows for _, _, n_rows in short))
-        members: dict[str, list[tuple[Clip, Facts, int]]] = {}
-        for each, prefix in zip(short, prefixes, strict=True):
-            members.setdefault(prefix, []).append(each)
-        for prefix in sorted(members):
-            found, found_facts, n_rows = zip(*members[prefix], strict=True)
-            units.append(Unit(prefix, found, sum(n_rows), found_facts))
-        return units
-
-    def _deal(self, clip_ids: list[str], n_rows: int) -> list[str]:
-        """Return for each clip the first digits of its hash, as many as that many rows need shards."""
-        n_bits = max(0, (-(-n_rows * self.row_bytes // SHARD_BYTES) - 1).bit_length())
-        width = max(1, -(-n_bits // 4))
-        return [f"{hash_prefix(clip_id, n_bits):0{width}x}" for clip_id in clip_ids]
-
-    def _count(self, clips: pa.Table, table: pa.Table) -> Counter[str]:
-        """Return what a person would want to know was done, from a line of each clip and the lines of all rows."""
-        rate, channels, samples = (
-            np.asarray(clips[name]) for name in ("source_rate", "source_channels", "source_samples")
-        )
-        pairs = np.unique(np.stack([rate, samples], axis=1), axis=0, return_inverse=True)
-        wanted = {each: count_samples(self.loader.duration_s, each) for each in np.unique(rate).tolist()}
-        is_longer = np.array([n > wanted[each] for each, n in pairs[0].tolist()])[pairs[1]]
-        target = self.loader.sample_rate
-        n_resampled = np.array([count_resampled(n, each, target) for each, n in pairs[0].tolist()])[pairs[1]]
-        n_last = n_resampled
-        if self.segment == "all":
-            is_longer = np.zeros(len(clips), dtype=bool)
-            n_last = np.where(
-                n_resampled > self.loader.n_samples,
-                self.loader.n_samples
-                - (self.loader.n_samples - n_resampled) % (self.loader.n_samples - self.n_overlap),
-                n_resampled,
-            )
-        loud = pc.unique(table.filter(pc.greater(table["peak"], 0.0))["clip_id"])
-        counts = Counter(
-            clips=len(clips),
-            rows=len(table),
-            segments=pc.sum(pc.equal(table["channel"], 0)).as_py(),
-            truncated=int(is_longer.sum()),
-            padded=int((n_last < self.loader.n_samples).sum()),
-            silent=len(clips) - len(loud),
-            resampled=int((rate != target).sum()),
-            folded=int((channels > 1).sum()) if self.loader.mono else 0,
-            duplicates=len(clips) - pc.count_distinct(clips["sha256"]).as_py(),
-        )
-        return counts + Counter(clips["split"].to_pylist())
+        rejected = [facts for facts in all_facts if isinstance(facts, Rejection)]
+        return plan_segments(sized, self.row_bytes, self.loader.mono), rejected
 
     def _judge(self, n_found: int, rejected: tuple[Rejection, ...]) -> None:
         """Refuse a corpus of which too much cannot be used."""
@@ -364,8 +281,3 @@ def _without_rejected_parts(results: list[UnitResult], rejected: set[str]) -> li
         for result in results
         if not (result.is_part and result.shard) or result.rows["clip_id"][0].as_py() not in rejected
     ]
-
-
-def _one_line_each(table: pa.Table) -> pa.Table:
-    """Return the first line of each clip."""
-    return table.filter(pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0)))

@@ -138,6 +138,13 @@ class ShardMaker:
         found = tuple(self._examine(clip) for clip in survey.clips)
         return Surveyed(survey.start, len(survey.clips), found)
 
+    def count_segments(self, facts: Facts) -> int:
+        """Return how many segments are made of a recording."""
+        if self._n_overlap is None:
+            return 1
+        n_samples = self._loader.count_resampled(facts)
+        return self._padder.count_segments(n_samples, self._loader.n_samples, self._n_overlap)
+
     def make(self, unit: Unit) -> UnitResult:
         """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
         draft = _Draft(self._previous)
@@ -200,10 +207,7 @@ class ShardMaker:
 
     def _count(self, unit: Unit, place: int) -> int:
         """Return how many segments a clip has."""
-        if unit.facts is None or self._n_overlap is None:
-            return 1
-        n_samples = self._loader.count_resampled(unit.facts[place])
-        return self._padder.count_segments(n_samples, self._loader.n_samples, self._n_overlap)
+        return 1 if unit.facts is None else self.count_segments(unit.facts[place])
 
     def _find(self, unit: Unit) -> tuple[Lines, Lines]:
         """Return where the lines of an earlier run that hold what is wanted of each clip start and stop."""

@@ -72,6 +72,11 @@ class Spectrograms:
         return np.asarray(self._column("channel"), dtype=np.int32)
 
     @property
+    def segments(self) -> NDArray[np.int32]:
+        """Segment of each row within its clip."""
+        return np.asarray(self._column("segment"), dtype=np.int32)
+
+    @property
     def extremes_db(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(min_db, max_db) of each row before it was normalised."""
         return np.asarray(self._column("min_db"), dtype=np.float32), np.asarray(

@@ -19,12 +19,14 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.params import PipelineParams, read_params
 from pipeline.paths import REPORTS, SPECTROGRAMS, TABLE
+from pipeline.pictures import draw_corpus
 from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report
 from pipeline.spectrogram import LogSpectrogramExtractor
-from pipeline.store import Saver
+from pipeline.store import Saver, Store
 
 SUMMARY = REPORTS / "preprocess" / "summary.json"
 REJECTED = REPORTS / "preprocess" / "rejected.csv"
+PICTURE = REPORTS / "preprocess" / "corpus.png"
 
 
 def build(params: PipelineParams) -> PreprocessingPipeline:
@@ -110,6 +112,7 @@ def main(arguments: argparse.Namespace) -> None:
             write_report({"rejected": len(error.rejected)}, error.rejected)
             raise
     write_report(summarise(report), report.rejected)
+    draw_corpus(PICTURE, Store(SPECTROGRAMS, TABLE))
     for rejection in report.rejected[:20]:
         print(f"rejected: {rejection.clip_id}: {rejection.reason}: {rejection.detail}")
     if len(report.rejected) > 20:

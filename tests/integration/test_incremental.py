@@ -27,13 +27,13 @@ stages:
 STAGE = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
-from pipeline import preprocessing
+from pipeline import planner, preprocessing
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
-preprocessing.SHARD_BYTES = 4 << 16
+planner.SHARD_BYTES = 4 << 16
 saver = Saver("data/spectrograms", "data/min_max_values.parquet")
 parts = Loader(), Padder(), LogSpectrogramExtractor(), MinMaxNormaliser(), saver
 report = preprocessing.PreprocessingPipeline(*parts).preprocess("sounds")

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from pipeline import engine, preprocessing
+from pipeline import engine, planner
 from pipeline.errors import AudioError, ResourceError
 from tests.sounds import digest, write_corpus
 
@@ -12,7 +12,7 @@ from tests.sounds import digest, write_corpus
 @pytest.fixture
 def corpus(tmp_path, rng, monkeypatch):
     """Return a folder of 14 clips, of which a shard holds 4."""
-    monkeypatch.setattr(preprocessing, "SHARD_BYTES", 4 << 16)
+    monkeypatch.setattr(planner, "SHARD_BYTES", 4 << 16)
     return write_corpus(tmp_path / "corpus", rng, 14)
 
 

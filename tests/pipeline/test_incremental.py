@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import preprocessing, versions
+from pipeline import planner, preprocessing, versions
 from pipeline.corpus import Splitter
 from pipeline.errors import StoreError
 from pipeline.loader import Loader
@@ -40,7 +40,7 @@ class IdleExtractor(LogSpectrogramExtractor):
 @pytest.fixture
 def corpus(tmp_path, rng, monkeypatch):
     """Return a folder of 24 clips, of which a shard holds 4."""
-    monkeypatch.setattr(preprocessing, "SHARD_BYTES", 4 << 16)
+    monkeypatch.setattr(planner, "SHARD_BYTES", 4 << 16)
     return write_corpus(tmp_path / "corpus", rng, 24)
 
 
@@ -119,7 +119,7 @@ def test_two_clips_that_change_names(corpus, run):
 
 def test_twice_as_many_shards_are_copied(tmp_path, corpus, run, make_pipeline, monkeypatch):
     n_before = len(list((tmp_path / "out" / "spectrograms").glob("*.npy")))
-    monkeypatch.setattr(preprocessing, "SHARD_BYTES", 2 << 16)
+    monkeypatch.setattr(planner, "SHARD_BYTES", 2 << 16)
     report = make_pipeline("out", extractor=IdleExtractor()).preprocess(corpus)
 
     assert (report.counts["computed"], report.counts["reused"]) == (0, 24)

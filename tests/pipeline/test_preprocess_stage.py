@@ -108,6 +108,7 @@ def test_a_folder_of_all_kinds(tmp_path, rng, monkeypatch, write_params, stage, 
         "silent": 1,
         "folded": 1,
     }
+    assert (tmp_path / REPORTS / "preprocess" / "corpus.png").read_bytes().startswith(b"\x89PNG")
     assert summary["train"] + summary["validation"] + summary["test"] == 29
     Store(tmp_path / SPECTROGRAMS, tmp_path / TABLE).verify()
     embedded = made(tmp_path)

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from pipeline import preprocessing, shards
+from pipeline import planner, shards
 from pipeline.corpus import Splitter, hash_prefix
 from pipeline.errors import CorpusError, StoreError
 from pipeline.loader import Loader
@@ -206,7 +206,7 @@ def reversed_map(function, units):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Let a shard hold 4 rows of 64 KiB."""
-    monkeypatch.setattr(preprocessing, "SHARD_BYTES", 4 << 16)
+    monkeypatch.setattr(planner, "SHARD_BYTES", 4 << 16)
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -231,7 +231,7 @@ def test_a_corpus_of_several_shards(corpus, make_pipeline, open_store):
 
 def test_the_number_of_shards_changes_no_row(corpus, make_pipeline, open_store, monkeypatch):
     make_pipeline("one").preprocess(corpus)
-    monkeypatch.setattr(preprocessing, "SHARD_BYTES", 1 << 16)
+    monkeypatch.setattr(planner, "SHARD_BYTES", 1 << 16)
     make_pipeline("many").preprocess(corpus)
     one, many = rows_by_id(open_store("one")), rows_by_id(open_store("many"))
 

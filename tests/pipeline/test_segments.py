@@ -8,7 +8,7 @@ import soundfile as sf
 import soxr
 
 from pipeline import loader as loading
-from pipeline import preprocessing
+from pipeline import planner
 from pipeline.errors import AudioError, ParameterError
 from pipeline.loader import Loader
 from pipeline.padder import Padder
@@ -140,6 +140,14 @@ def test_segments_hold_what_can_be_decoded(tmp_path, rng):
         read_all(path)
 
 
+def test_one_segment_by_itself(long_wav):
+    whole = read_all(long_wav)
+
+    for segment in (1, 17, len(whole) - 1):
+        np.testing.assert_array_equal(Loader().load_segment(long_wav, segment, OVERLAP), whole[segment], strict=True)
+    np.testing.assert_array_equal(Loader().load_segment(long_wav, 0, OVERLAP), Loader().load(long_wav).y)
+
+
 # --- rows
 
 
@@ -205,7 +213,7 @@ def corpus(tmp_path, long_wav, rng):
 
 def test_a_long_recording_is_several_units(corpus, make_pipeline, open_store, monkeypatch):
     make_pipeline("one", segment="all", overlap=0.25).preprocess(corpus)
-    monkeypatch.setattr(preprocessing, "SHARD_SEGMENTS", 8)
+    monkeypatch.setattr(planner, "SHARD_SEGMENTS", 8)
     make_pipeline("many", segment="all", overlap=0.25).preprocess(corpus)
     one, many = by_row(open_store("one")), by_row(open_store("many"))
 
@@ -231,8 +239,8 @@ def test_bytes_do_not_depend_on_how_much_is_decoded_at_once(tmp_path, corpus, ma
 def test_bytes_do_not_depend_on_workers(tmp_path, corpus, make_pipeline, monkeypatch):
     from pipeline import engine
 
-    monkeypatch.setattr(preprocessing, "SHARD_SEGMENTS", 8)
-    monkeypatch.setattr(preprocessing, "SURVEY_CLIPS", 4)
+    monkeypatch.setattr(planner, "SHARD_SEGMENTS", 8)
+    monkeypatch.setattr(planner, "SURVEY_CLIPS", 4)
     make_pipeline("serial", segment="all", overlap=0.25).preprocess(corpus)
     for workers in (1, 2):
         make_pipeline(str(workers), segment="all", overlap=0.25).preprocess(
@@ -242,7 +250,7 @@ def test_bytes_do_not_depend_on_workers(tmp_path, corpus, make_pipeline, monkeyp
 
 
 def test_of_a_long_recording_all_is_used_or_nothing(corpus, make_pipeline, open_store, monkeypatch):
-    monkeypatch.setattr(preprocessing, "SHARD_SEGMENTS", 8)
+    monkeypatch.setattr(planner, "SHARD_SEGMENTS", 8)
     path = corpus / "long.wav"
     y, rate = sf.read(path, dtype="float32")
     y[-1000] = np.nan
@@ -264,7 +272,7 @@ def test_what_cannot_be_used_is_said_once(corpus, make_pipeline):
 
 
 def test_only_what_changed_is_done_again(tmp_path, corpus, rng, make_pipeline, monkeypatch):
-    monkeypatch.setattr(preprocessing, "SHARD_SEGMENTS", 8)
+    monkeypatch.setattr(planner, "SHARD_SEGMENTS", 8)
     steps = [
         (lambda: None, (12, 0, 0)),
         (lambda: None, (0, 12, 0)),
@@ -282,7 +290,7 @@ def test_only_what_changed_is_done_again(tmp_path, corpus, rng, make_pipeline, m
 
 
 def test_a_longer_recording_takes_no_more_memory(tmp_path, make_pipeline, monkeypatch):
-    monkeypatch.setattr(preprocessing, "SHARD_SEGMENTS", 32)
+    monkeypatch.setattr(planner, "SHARD_SEGMENTS", 32)
     peaks = []
     for minutes in (1, 8):
         folder = tmp_path / str(minutes)

@@ -14,17 +14,21 @@ ABSENT = ["ray", "tensorflow", "keras", "mlflow", "dvc", "matplotlib", "sklearn"
 CORE = [
     "command",
     "corpus",
+    "decoder",
     "errors",
     "loader",
     "normaliser",
     "padder",
     "params",
+    "parts",
+    "planner",
     "preprocessing",
     "resampler",
     "reuse",
     "shards",
     "spectrogram",
     "store",
+    "summary",
     "versions",
 ]
 

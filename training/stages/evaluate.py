@@ -64,14 +64,21 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
     paths = {clip.clip_id: clip.path for clip in list_clips(corpus).clips}
     SOUNDS.mkdir(parents=True, exist_ok=True)
     written = [PICTURE]
-    sounds = zip(clip_ids, test.channels[which], sound.invert(x_hat, min_db, max_db), strict=True)
+    sounds = zip(
+        clip_ids,
+        test.segments[which].tolist(),
+        test.channels[which],
+        sound.invert(x_hat, min_db, max_db),
+        strict=True,
+    )
+    n_overlap = int(test.store.format.parameters["overlap"] * sound.loader.n_samples)
     # Numbered, since two ids may read the same without what a file's name cannot hold.
-    for place, (clip_id, channel, y_hat) in enumerate(sounds, start=1):
+    for place, (clip_id, segment, channel, y_hat) in enumerate(sounds, start=1):
         if clip_id not in paths:
             raise CorpusError(
                 f"corpus folder {str(corpus)!r} no longer holds {clip_id!r}; run the preprocess stage again"
             )
-        original = sound.loader.load(paths[clip_id]).y[channel]
+        original = sound.loader.load_segment(paths[clip_id], segment, n_overlap)[channel]
         stem = "".join(
             letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(clip_id).with_suffix("").as_posix()
         )

@@ -1,0 +1,123 @@
+"""Files of sound as samples, by libsndfile, which goes by their content; and what is wrong with them, in our words."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, NoReturn
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from pipeline.errors import AudioError
+
+# A chunk whose header promises more bytes than the file has, in libsndfile's own log.
+_CUT_CHUNK = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Encoders that write to a pipe do not know the length, and leave a number near the top of the field.
+_LENGTH_UNKNOWN = 0x7F00_0000
+# What libsndfile then says of a FLAC file, in which it cannot seek.
+_FRAMES_UNKNOWN = 2**62
+# Integers of 32 bits, written as floats without scaling, are below; far above, squares overflow float32.
+_LOUDEST = 2.0**32
+# How much is hashed at a time.
+_HASHED_BYTES = 1 << 20
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file, and say in our words what goes wrong with it."""
+    try:
+        with open(path, "rb", buffering=0) as raw:  # noqa: PTH123 - a Path costs more
+            yield raw
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or str(error)) from error
+    except sf.LibsndfileError as error:
+        raise AudioError("not audio", str(error.error_string).strip()) from error
+
+
+def decoder(raw: BinaryIO) -> sf.SoundFile:
+    """Return what decodes an open file from its start."""
+    raw.seek(0)
+    file = sf.SoundFile(raw.fileno(), closefd=False)
+    if file.frames >= _FRAMES_UNKNOWN:
+        file.close()
+        raise AudioError("unknown length", "the header does not state how many samples there are")
+    return file
+
+
+def file_hash(raw: BinaryIO) -> str:
+    """Return the SHA-256 of an open file."""
+    digest = hashlib.sha256()
+    while block := raw.read(_HASHED_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def file_stamp(raw: BinaryIO) -> tuple[int, int, int]:
+    """Return size, time of change in ns, and number of an open file."""
+    status = os.fstat(raw.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def check_values(samples: NDArray[np.float32]) -> None:
+    """Refuse values of which a spectrogram would hold infinities."""
+    if not (samples.min() >= -_LOUDEST and samples.max() <= _LOUDEST):  # NaN fails every comparison
+        _refuse(samples)
+
+
+class ForwardReader:
+    """Reads stretches of a recording that follow each other and may overlap, each sample decoded once."""
+
+    def __init__(self, file: sf.SoundFile) -> None:
+        self._file = file
+        self._start = 0
+        self._kept: NDArray[np.float32] = np.empty((0, file.channels), dtype=np.float32)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return samples (stop - start, n_channels); `start` must not fall behind that of an earlier call."""
+        self._skip_to(start)
+        n_missing = stop - start - len(self._kept)
+        if n_missing > 0:
+            samples = np.empty((n_missing, self._file.channels), dtype=np.float32)
+            n_decoded = self._file.buffer_read_into(samples, dtype="float32")
+            if n_decoded < n_missing:
+                raise AudioError(
+                    "truncated", f"header states {self._file.frames} samples, of which {stop} could not be decoded"
+                )
+            check_values(samples)
+            self._kept = np.concatenate([self._kept, samples])
+        return self._kept[: stop - start]
+
+    def _skip_to(self, start: int) -> None:
+        """Forget what is before, and go there when it is beyond what was read."""
+        n_before = start - self._start
+        n_beyond = n_before - len(self._kept)
+        self._kept = self._kept[n_before:]
+        self._start = start
+        if n_beyond <= 0:
+            return
+        if self._file.seekable():
+            self._file.seek(start)
+        else:
+            while n_beyond > 0:
+                n_beyond -= len(self._file.read(min(n_beyond, 1 << 16))) or n_beyond
+
+
+def _refuse(samples: NDArray[np.float32]) -> NoReturn:
+    """Say what is wrong with values of which a spectrogram would hold infinities."""
+    n_not_finite = np.count_nonzero(~np.isfinite(samples))
+    if n_not_finite:
+        raise AudioError("not finite", f"{n_not_finite} samples are NaN or infinite")
+    raise AudioError("too loud", f"a sample is {np.abs(samples).max():.3g}, and full scale is 1")
+
+
+def check_chunks(log: str) -> None:
+    """Refuse a file that was cut off: its header promises more bytes than there are."""
+    match = _CUT_CHUNK.search(log)
+    if match is None:
+        return
+    promised, found = int(match[1]), int(match[2])
+    if found < promised < _LENGTH_UNKNOWN:
+        raise AudioError("truncated", f"header promises {promised} bytes of samples, the file holds {found}")

@@ -1,0 +1,72 @@
+"""Which recordings make which shard: a function of their ids and lengths, and of nothing else.
+
+A shard holds the clips whose ids' hashes share a prefix. A recording that would fill one has shards of its own.
+"""
+
+from collections.abc import Sequence
+
+from pipeline.corpus import Clip, hash_prefix
+from pipeline.loader import Facts
+from pipeline.shards import Survey, Unit
+
+SHARD_BYTES = 32 << 20
+# Of a long recording in one shard, however small they are.
+SHARD_SEGMENTS = 1024
+SURVEY_CLIPS = 128
+
+
+def plan_surveys(clips: Sequence[Clip]) -> list[Survey]:
+    """Return clips in portions to be examined."""
+    starts = range(0, len(clips), SURVEY_CLIPS)
+    return [Survey(start, tuple(clips[start : start + SURVEY_CLIPS])) for start in starts]
+
+
+def plan_starts(clips: Sequence[Clip], row_bytes: int) -> list[Unit]:
+    """Deal clips out to units by the hash of their ids, about 32 MiB of rows each, a row of each clip."""
+    members: dict[str, list[Clip]] = {}
+    for clip, prefix in zip(clips, _deal(clips, len(clips), row_bytes), strict=True):
+        members.setdefault(prefix, []).append(clip)
+    return [Unit(prefix, tuple(members[prefix]), len(members[prefix])) for prefix in sorted(members)]
+
+
+def plan_segments(clips: Sequence[tuple[Clip, Facts, int]], row_bytes: int, mono: bool) -> list[Unit]:
+    """Deal clips out as `plan_starts` does, all segments of each; recordings that fill a unit have units of their own.
+
+    Parameters
+    ----------
+    clips : sequence of (Clip, Facts, int)
+        Each with the number of its segments.
+    row_bytes : int
+        Size of a row on disk.
+    mono : bool
+        Whether a segment is one row, or one for each channel.
+    """
+    limit = max(1, min(SHARD_SEGMENTS, SHARD_BYTES // row_bytes))
+    units: list[Unit] = []
+    short: list[tuple[Clip, Facts, int]] = []
+    for clip, facts, n_segments in clips:
+        n_channels = 1 if mono else facts.source_channels
+        if n_segments == 1 or n_segments * n_channels <= limit:
+            short.append((clip, facts, n_segments * n_channels))
+            continue
+        step = max(1, limit // n_channels)
+        name = f"{hash_prefix(clip.clip_id, 64):016x}"
+        for start in range(0, n_segments, step):
+            segments = range(start, min(start + step, n_segments))
+            prefix = f"{name}.{start // step:06d}"
+            units.append(Unit(prefix, (clip,), len(segments) * n_channels, (facts,), segments))
+    prefixes = _deal([clip for clip, _, _ in short], sum(n_rows for _, _, n_rows in short), row_bytes)
+    members: dict[str, list[tuple[Clip, Facts, int]]] = {}
+    for each, prefix in zip(short, prefixes, strict=True):
+        members.setdefault(prefix, []).append(each)
+    for prefix in sorted(members):
+        found, found_facts, n_rows = zip(*members[prefix], strict=True)
+        units.append(Unit(prefix, found, sum(n_rows), found_facts))
+    return units
+
+
+def _deal(clips: Sequence[Clip], n_rows: int, row_bytes: int) -> list[str]:
+    """Return for each clip the first digits of its hash, as many as that many rows need shards."""
+    n_bits = max(0, (-(-n_rows * row_bytes // SHARD_BYTES) - 1).bit_length())
+    width = max(1, -(-n_bits // 4))
+    return [f"{hash_prefix(clip.clip_id, n_bits):0{width}x}" for clip in clips]

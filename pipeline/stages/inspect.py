@@ -1,0 +1,112 @@
+"""Show a store: what it holds, one clip as a picture and as sound, and whether every byte is as it was written.
+
+python -m pipeline.stages.inspect                                  # what there is
+python -m pipeline.stages.inspect a/b.wav --picture a.png --sound a.wav
+python -m pipeline.stages.inspect --verify
+"""
+
+import argparse
+import difflib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from pipeline import command
+from pipeline.errors import AudioError, CorpusError
+from pipeline.parts import Parts
+from pipeline.paths import SPECTROGRAMS, TABLE
+from pipeline.resampler import count_resampled
+from pipeline.store import Store
+from pipeline.summary import durations_s, first_lines
+
+# More segments than that are too narrow to see.
+_DRAWN = 12
+
+
+def describe(store: Store) -> list[str]:
+    """Return what a store holds, a line each."""
+    described, clips = store.format, first_lines(store.table)
+    n_bytes = sum(shard.n_bytes for shard in described.shards)
+    splits = Counter(clips["split"].to_pylist())
+    return [
+        f"{described.n_rows} rows of {described.shape[0]} bins and {described.shape[1]} frames, "
+        f"from {len(clips)} clips of {durations_s(clips).sum() / 3600:.2f} hours",
+        f"{len(described.shards)} shards, {n_bytes / 2**20:,.1f} MiB",
+        "splits: " + ", ".join(f"{splits[name]} {name}" for name in ("train", "validation", "test")),
+        *(f"{name}: {value}" for name, value in sorted(described.parameters.items())),
+        "made with " + ", ".join(f"{name} {value}" for name, value in described.versions.items() if name != "simd"),
+    ]
+
+
+def find(store: Store, clip_id: str, channel: int) -> NDArray[np.int64]:
+    """Return the rows of one channel of a clip, in the order of its segments.
+
+    Raises
+    ------
+    CorpusError
+        The store holds no such clip or channel.
+    """
+    ids = store.table["clip_id"].to_pylist()
+    if clip_id not in (known := set(ids)):
+        nearest = difflib.get_close_matches(clip_id, known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise CorpusError(f"{store.folder} holds no clip {clip_id!r}{hint}")
+    channels, segments = (np.asarray(store.table[name]) for name in ("channel", "segment"))
+    rows = np.flatnonzero((np.asarray(ids, dtype=object) == clip_id) & (channels == channel))
+    if not len(rows):
+        raise CorpusError(f"{store.folder} holds no channel {channel} of clip {clip_id!r}")
+    return rows[np.argsort(segments[rows])]
+
+
+def write_sound(path: Path, store: Store, rows: NDArray[np.int64]) -> float:
+    """Write what the spectrograms of a clip sound like, and return its length in seconds."""
+    parts, lines = Parts.of(store.format.parameters), store.table.take(rows)
+    line = lines.slice(0, 1).to_pylist()[0]
+    rate = parts.loader.sample_rate
+    n_total = count_resampled(line["source_samples"], line["source_rate"], rate)
+    if store.format.parameters["segment"] == "first":
+        n_total = min(n_total, parts.loader.n_samples)
+    extremes = (np.asarray(lines[name], dtype=np.float32) for name in ("min_db", "max_db"))
+    y = parts.invert(parts.to_db(store.rows(rows), *extremes), n_total)
+    try:
+        sf.write(path, y, rate, subtype="FLOAT", format="WAV")
+    except (OSError, sf.LibsndfileError) as error:
+        raise AudioError("unwritable", f"{path}: {error}") from error
+    return n_total / rate
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Show what was asked for."""
+    store = Store(arguments.folder, arguments.table)
+    if arguments.verify:
+        store.verify()
+        print(f"inspect: every byte of {store.folder} and {store.table_path.name} is as it was written")
+    if arguments.clip_id is None:
+        print("\n".join(f"inspect: {line}" for line in describe(store)))
+        return
+    rows = find(store, arguments.clip_id, arguments.channel)
+    for line in store.table.take(rows).to_pylist():
+        print("inspect: " + ", ".join(f"{name} {value}" for name, value in line.items() if value is not None))
+    if arguments.picture:
+        from pipeline.pictures import draw_rows  # noqa: PLC0415 - a second of Matplotlib
+
+        draw_rows(arguments.picture, store, rows[:_DRAWN])
+        print(f"inspect: {arguments.picture}, {min(len(rows), _DRAWN)} of {len(rows)} segments")
+    if arguments.sound:
+        print(f"inspect: {arguments.sound}, {write_sound(arguments.sound, store, rows):.2f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip_id", nargs="?", help="a clip's path relative to the corpus (default: all of the store)")
+    parser.add_argument("--channel", type=int, default=0, help="of a clip whose channels were not folded")
+    parser.add_argument("--picture", type=Path, help="the PNG to draw")
+    parser.add_argument("--sound", type=Path, help="the WAV file to write")
+    parser.add_argument("--verify", action="store_true", help="compare every file with its hash")
+    parser.add_argument("--folder", type=Path, default=SPECTROGRAMS, help="of the store (default: %(default)s)")
+    parser.add_argument("--table", type=Path, default=TABLE, help="its table (default: %(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    command.run(main, parser.parse_args())

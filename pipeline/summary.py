@@ -1,0 +1,62 @@
+"""What a person wants to know of a corpus, counted from a store's table."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.loader import Loader, count_samples
+from pipeline.resampler import count_resampled
+
+
+def first_lines(table: pa.Table) -> pa.Table:
+    """Return the first line of each clip."""
+    return table.filter(pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0)))
+
+
+def durations_s(clips: pa.Table) -> NDArray[np.float64]:
+    """Return the length of each clip's file in seconds, from a line of each."""
+    seconds: NDArray[np.float64] = np.asarray(clips["source_samples"]) / np.asarray(clips["source_rate"])
+    return seconds
+
+
+def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: int | None) -> Counter[str]:
+    """Return how many clips were longer, shorter, silent, resampled, folded or copies of others, and in which split.
+
+    Parameters
+    ----------
+    clips, table : pyarrow.Table
+        A line of each clip, and the lines of all rows.
+    loader : Loader
+    n_overlap : int, optional
+        Samples that segments share, where all of them were wanted.
+    """
+    rate, channels, samples = (np.asarray(clips[name]) for name in ("source_rate", "source_channels", "source_samples"))
+    # A corpus has few different pairs of rate and length, or few clips.
+    pairs, which = np.unique(np.stack([rate, samples], axis=1), axis=0, return_inverse=True)
+    counted = [_count_pair(each, n, loader, n_overlap) for each, n in pairs.tolist()]
+    is_truncated, is_padded = np.asarray(counted, dtype=bool)[which].T
+    loud = pc.count_distinct(table.filter(pc.greater(table["peak"], 0.0))["clip_id"]).as_py()
+    counts = Counter(
+        clips=len(clips),
+        rows=len(table),
+        segments=pc.sum(pc.equal(table["channel"], 0)).as_py(),
+        truncated=int(is_truncated.sum()),
+        padded=int(is_padded.sum()),
+        silent=len(clips) - loud,
+        resampled=int((rate != loader.sample_rate).sum()),
+        folded=int((channels > 1).sum()) if loader.mono else 0,
+        duplicates=len(clips) - pc.count_distinct(clips["sha256"]).as_py(),
+    )
+    return counts + Counter(clips["split"].to_pylist())
+
+
+def _count_pair(rate: int, n_samples: int, loader: Loader, n_overlap: int | None) -> tuple[bool, bool]:
+    """Return whether a recording of a rate and length is cut, and whether its last row is padded."""
+    n_resampled = count_resampled(n_samples, rate, loader.sample_rate)
+    if n_overlap is None:
+        return n_samples > count_samples(loader.duration_s, rate), n_resampled < loader.n_samples
+    beyond = n_resampled - loader.n_samples
+    return False, beyond < 0 or beyond % (loader.n_samples - n_overlap) > 0
