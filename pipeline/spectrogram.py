@@ -1,12 +1,11 @@
 """LogSpectrogramExtractor: signals to log-magnitude spectrograms in dB, and back to sound."""
 
-from typing import Any
-
 import librosa
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ParameterError
+from pipeline.inversion import invert_magnitude
 
 # 10 log10(p) as a multiple of ln(p): NumPy has a vectorised float32 logarithm to base e, and none to base 10.
 _DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
@@ -120,8 +119,19 @@ class LogSpectrogramExtractor:
         power -= self._ref_db
         np.maximum(power, max(power.max() - np.float32(self.top_db), self._floor_db), out=power)
 
-    def invert(self, S_db: NDArray[np.float32], n_samples: int, n_iter: int = 32, seed: int = 0) -> NDArray[np.float32]:
-        """Return signals that have these spectrograms, with phases by the fast Griffin-Lim algorithm.
+    def magnitude(self, S_db: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return magnitudes (..., n_fft // 2 + 1, n_frames) of spectrograms in dB; a dropped bin is at the floor."""
+        if S_db.shape[-2] != self.n_bins:
+            raise ParameterError(f"S_db has {S_db.shape[-2]} bins and must have n_bins={self.n_bins}")
+        magnitude: NDArray[np.float32] = librosa.db_to_amplitude(S_db, ref=self.ref).astype(np.float32)
+        if not self.drop_nyquist:
+            return magnitude
+        nyquist = magnitude.min(axis=(-2, -1), keepdims=True)
+        nyquist = np.broadcast_to(nyquist, (*magnitude.shape[:-2], 1, magnitude.shape[-1]))
+        return np.concatenate([magnitude, nyquist], axis=-2)
+
+    def invert(self, S_db: NDArray[np.float32], n_samples: int, n_iter: int = 32) -> NDArray[np.float32]:
+        """Return signals that have these spectrograms, at their level.
 
         Parameters
         ----------
@@ -129,28 +139,18 @@ class LogSpectrogramExtractor:
             In dB. A Nyquist bin that was dropped is put back at the spectrogram's floor.
         n_samples : int
             Length of the signals. Beyond what the frames cover there are zeros.
-        n_iter, seed : int
-            Iterations, and the seed of the first phases.
+        n_iter : int
+            Iterations of Griffin-Lim, after first phases that follow the peaks' frequencies.
 
         Returns
         -------
         ndarray of float32, shape (..., n_samples)
-
-        References
-        ----------
-        Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm", WASPAA 2013; `librosa.griffinlim`.
         """
-        if S_db.shape[-2] != self.n_bins:
-            raise ParameterError(f"S_db has {S_db.shape[-2]} bins and must have n_bins={self.n_bins}")
-        magnitude = librosa.db_to_amplitude(S_db, ref=self.ref).astype(np.float32)
-        if self.drop_nyquist:
-            nyquist = magnitude.min(axis=(-2, -1), keepdims=True)
-            nyquist = np.broadcast_to(nyquist, (*magnitude.shape[:-2], 1, magnitude.shape[-1]))
-            magnitude = np.concatenate([magnitude, nyquist], axis=-2)
-        options: dict[str, Any] = {"n_fft": self.n_fft, "hop_length": self.hop_length, "random_state": seed}
-        # librosa wants a length of which the transform has as many frames.
+        magnitude = self.magnitude(S_db)
+        # The inverse transform wants a length of which the transform has as many frames.
         n_hops = magnitude.shape[-1] - 1
         length = int(np.clip(n_samples, n_hops * self.hop_length, (n_hops + 1) * self.hop_length - 1))
-        y = librosa.griffinlim(magnitude, n_iter=n_iter, length=length, **options)
+        flat = magnitude.reshape(-1, *magnitude.shape[-2:])
+        y = invert_magnitude(flat, self.n_fft, self.hop_length, length, n_iter)
         fixed: NDArray[np.float32] = librosa.util.fix_length(y, size=n_samples)
-        return fixed
+        return fixed.reshape(*S_db.shape[:-2], n_samples)

@@ -16,6 +16,7 @@ CORE = [
     "corpus",
     "decoder",
     "errors",
+    "inversion",
     "loader",
     "normaliser",
     "padder",
