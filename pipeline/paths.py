@@ -6,3 +6,4 @@ SAMPLE_CORPUS = Path("data/sample_corpus")
 SPECTROGRAMS = Path("data/spectrograms")
 TABLE = Path("data/min_max_values.parquet")
 REPORTS = Path("reports")
+REJECTED = REPORTS / "preprocess" / "rejected.csv"

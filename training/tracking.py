@@ -8,26 +8,24 @@ import glob
 import importlib.metadata
 import math
 import os
+import re
 import secrets
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import LoggedModelStatus, Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
-from ruamel.yaml import YAML
 
 from pipeline.errors import ResourceError
-from pipeline.params import flatten
 from training.params import Params
 from training.progress import CURVES, Epoch, Progress
+from training.tracking_origin import KEY_TAG, log_origin, note_experiment
 
 EXPERIMENT = "generative-music"
-KEY_TAG = "training_key"
 _CURVES = (*CURVES, "samples_per_s")
 
 
@@ -79,7 +77,8 @@ def training_run(client: mlflow.MlflowClient, key: str, params: Params, resumed:
     if not run_id and resumed:
         run_id = next((run.info.run_id for run in _runs(client, key)), None)
     with _start(client, run_id, log_system_metrics=True) as run:
-        _log_start(client, run.info.run_id, key, params)
+        log_origin(client, run.info.run_id, key, params)
+        note_experiment(client, run.info.run_id)
         yield run
 
 
@@ -90,8 +89,9 @@ def same_run(client: mlflow.MlflowClient, key: str, progress: Progress, params: 
     run_id = found[0].info.run_id if found else None
     with _start(client, run_id) as run:
         if not found:
-            _log_start(client, run.info.run_id, key, params)
+            log_origin(client, run.info.run_id, key, params)
             deliver(client, run.info.run_id, progress.history)
+        note_experiment(client, run.info.run_id)
         yield run
 
 
@@ -109,7 +109,7 @@ def deliver(client: mlflow.MlflowClient, run_id: str, history: Iterable[Epoch]) 
 
 def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, example: Any) -> None:
     """Log the trained autoencoder as the run's model, with signature and input example, once."""
-    if _logged_models(client, run_id):
+    if logged_models(client, run_id):
         return
     root = Path(__file__).resolve().parent
     mlflow.pyfunc.log_model(
@@ -131,30 +131,6 @@ def log_evaluation(client: mlflow.MlflowClient, run_id: str, figures: dict[str, 
         client.log_artifact(run_id, str(path), "evaluate")
 
 
-def register(client: mlflow.MlflowClient, name: str, run: Run, tags: dict[str, str]) -> tuple[str, bool]:
-    """Make a version of the registered model from a run's model, once, and return it and whether it is champion.
-
-    The first version becomes `champion`.
-    """
-    models = _logged_models(client, run.info.run_id)
-    if not models:
-        raise ResourceError(f"MLflow run {run.info.run_id} holds no model; run the train stage again")
-    source = f"models:/{models[0]}"
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    versions = client.search_model_versions(f"name = '{name}'")
-    version = next((each for each in versions if each.source == source or each.run_id == run.info.run_id), None)
-    if version is None:
-        version = mlflow.register_model(source, name)
-    for key, value in tags.items():
-        client.set_model_version_tag(name, version.version, key, value)
-    aliases = client.get_registered_model(name).aliases
-    if "champion" not in aliases:
-        client.set_registered_model_alias(name, "champion", version.version)
-        return str(version.version), True
-    return str(version.version), str(aliases["champion"]) == str(version.version)
-
-
 def _serving_requirements() -> list[str]:
     """Return the packages that a serving environment needs, at the versions of this one."""
     names = "keras librosa mlflow numpy pyarrow pydantic ruamel.yaml scipy soundfile soxr".split()
@@ -165,7 +141,8 @@ def _serving_requirements() -> list[str]:
 
 def _refusal(uri: str, error: Exception) -> ResourceError:
     """Return what a tracking server says as one line."""
-    return ResourceError(f"MLflow at {uri}: {' '.join(str(error).split())}")
+    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
+    return ResourceError(f"MLflow at {shown}: {' '.join(str(error).split())}")
 
 
 def _make_database(uri: str) -> None:
@@ -186,12 +163,13 @@ def _make_database(uri: str) -> None:
 
 
 def _set_experiment(client: mlflow.MlflowClient, uri: str) -> None:
-    """Choose the experiment; in the project's own database its artifacts get an absolute place."""
+    """Choose the experiment; where there is a database and no server, its artifacts get an absolute place."""
     if os.environ.get("MLFLOW_RUN_ID"):
         return
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    if uri.startswith("sqlite:///") and client.get_experiment_by_name(name) is None:
-        artifacts = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    if not uri.startswith("http") and client.get_experiment_by_name(name) is None:
+        is_file = uri.startswith("sqlite:///")
+        artifacts = (Path(uri.removeprefix("sqlite:///")).parent if is_file else project_root()) / "mlartifacts"
         client.create_experiment(name, artifact_location=artifacts.as_uri())
     mlflow.set_experiment(name)
 
@@ -210,7 +188,7 @@ def _runs(client: mlflow.MlflowClient, key: str) -> list[Run]:
     return list(found)
 
 
-def _logged_models(client: mlflow.MlflowClient, run_id: str) -> list[str]:
+def logged_models(client: mlflow.MlflowClient, run_id: str) -> list[str]:
     """Return the ids of the models that a run has logged; one that a kill left half is none."""
     outputs = client.get_run(run_id).outputs
     models = [client.get_logged_model(each.model_id) for each in outputs.model_outputs] if outputs else []
@@ -220,45 +198,3 @@ def _logged_models(client: mlflow.MlflowClient, run_id: str) -> list[str]:
 def _unfinished_run(client: mlflow.MlflowClient, key: str) -> str | None:
     finished = RunStatus.to_string(RunStatus.FINISHED)
     return next((run.info.run_id for run in _runs(client, key) if run.info.status != finished), None)
-
-
-def _log_start(client: mlflow.MlflowClient, run_id: str, key: str, params: Params) -> None:
-    """Log what a run starts from: parameters, key, commit, hashes of what it depends on, and `params.yaml`."""
-    known = client.get_run(run_id).data.params
-    flat = flatten(params.model_dump(mode="json"))
-    wanted = [Param(name, str(value)) for name, value in flat.items() if name not in known]
-    tags = {KEY_TAG: key, **_dependency_hashes(), **_commit()}
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc_experiment"] = experiment
-    client.log_batch(run_id, params=wanted, tags=[RunTag(name, value) for name, value in tags.items()])
-    for name in ("params.yaml", "dvc.lock"):
-        if Path(name).is_file():
-            client.log_artifact(run_id, name)
-
-
-def _dependency_hashes() -> dict[str, str]:
-    """Return DVC's hashes of what the stages before this one read and made, as tags."""
-    lock = Path("dvc.lock")
-    if not lock.is_file():
-        return {}
-    stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")).get("stages", {})
-    preprocess = stages.get("preprocess", {})
-    entries = [*preprocess.get("deps", []), *preprocess.get("outs", [])]
-    return {f"dvc.{_tag_name(entry['path'])}": entry["md5"] for entry in entries if "md5" in entry}
-
-
-def _tag_name(path: str) -> str:
-    """Return a path with nothing in it that MLflow refuses in a tag's name."""
-    return "".join(letter if letter.isalnum() or letter in "_-./ " else "_" for letter in path).lstrip("/")[:200]
-
-
-def _commit() -> dict[str, str]:
-    """Return the git commit, and whether anything differs from it, as tags."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": str(bool(git("status", "--porcelain"))).lower()}
-    except (OSError, subprocess.CalledProcessError):
-        return {}

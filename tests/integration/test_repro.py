@@ -6,6 +6,7 @@ import re
 
 import pytest
 import soundfile as sf
+from ruamel.yaml import YAML
 
 from pipeline.params import flatten
 from pipeline.store import Store
@@ -170,15 +171,25 @@ def test_a_run_has_every_parameter_under_its_name(finished):
         assert (float(text) == value) if is_number else (text == str(value)), name
 
 
-def test_a_run_says_what_it_came_from(finished):
+def test_a_run_says_what_it_came_from(finished, tmp_path):
     (run,) = runs_of(finished)
+    client = tracking(finished)
     lock = finished.read("dvc.lock")
+    client.download_artifacts(run.info.run_id, "dvc.lock", str(tmp_path))
+    recorded, now = (YAML(typ="safe", pure=True).load(text) for text in ((tmp_path / "dvc.lock").read_text(), lock))
 
     assert run.data.tags["git_commit"] == finished.run("git", "rev-parse", "HEAD").strip()
+    assert run.data.tags["git_dirty"] == "false"
     for name in ("data/sample_corpus", "data/spectrograms", "data/min_max_values.parquet"):
         assert f"md5: {run.data.tags[f'dvc.{name}']}\n" in lock
-    artifacts = {item.path for item in tracking(finished).list_artifacts(run.info.run_id)}
-    assert {"params.yaml", "dvc.lock", "evaluate"} <= artifacts
+    # The lock of the whole, but for the stage that logs it.
+    assert recorded["stages"] == {name: stage for name, stage in now["stages"].items() if name != "register"}
+    artifacts = {
+        item.path for parent in ("", "pipeline", "data") for item in client.list_artifacts(run.info.run_id, parent)
+    }
+    assert {"params.yaml", "pipeline/dvc.lock", "evaluate", "packages.txt", "data/min_max_values.parquet"} <= artifacts
+    assert {each.dataset.name for each in run.inputs.dataset_inputs} == {"corpus", "spectrograms"}
+    assert json.loads(finished.read("reports/register/registered.json"))["mlflow_run"] == run.info.run_id
 
 
 def test_the_evaluation_is_in_the_same_run(finished):

@@ -1,6 +1,7 @@
 """What several tests of `training` share: a store of generated notes, and the small network for it."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -10,16 +11,24 @@ from pipeline.corpus import Splitter
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
-from pipeline.params import PARAMS_FILE
+from pipeline.params import PARAMS_FILE, read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.preprocessing import PreprocessingPipeline
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
+from tests import postgresql
 from tests.sounds import write
 from training.autoencoder import Autoencoder
 from training.loop import Job
-from training.params import AutoencoderSection, TrainSection
+from training.params import AutoencoderSection, Params, TrainSection
 from training.progress import Epoch, Progress
+
+with warnings.catch_warnings():
+    # MLflow warns of classes of its own, and of what its tables ask of SQLAlchemy.
+    warnings.simplefilter("ignore")
+    import mlflow
+
+    from training import tracking
 
 SAMPLE_RATE = 8000
 DURATION_S = 0.06
@@ -153,3 +162,66 @@ def make_project(pytestconfig, data):
 def without_clock(progress):
     """Return the history of a training without what depends on when it ran, and how fast."""
     return [dataclasses.replace(epoch, samples_per_s=0.0, timestamp_ms=0) for epoch in progress.history]
+
+
+# --- MLflow
+
+# What a person's shell, DVC or `mlflow run` may have set.
+_ELSEWHERE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+_ELSEWHERE += ("DVC_ROOT", "DVC_EXP_NAME")
+
+
+@pytest.fixture
+def nowhere_else(tmp_path, monkeypatch):
+    """A folder of its own, and nothing in the environment that leads elsewhere."""
+    for name in _ELSEWHERE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+    mlflow.tracking.fluent._active_experiment_id = None
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database(request, tmp_path_factory):
+    """Address of a database of each kind, which all tests share, since making its tables takes seconds."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    else:
+        with postgresql.server() as address:
+            yield address
+
+
+@pytest.fixture
+def client(nowhere_else, database, monkeypatch):
+    """Return a client connected as stages are."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    with tracking.connect() as client:
+        yield client
+
+
+@pytest.fixture
+def params(tmp_path, make_project):
+    return read_params(Params, make_project(tmp_path / "project") / PARAMS_FILE)
+
+
+@pytest.fixture
+def key(request):
+    """Return a training key that no other test has."""
+    return request.node.name
+
+
+@pytest.fixture
+def log_model(client, params, autoencoder, tmp_path, rng):
+    """Return a function that logs a network as the model of a training's run."""
+    autoencoder.save(tmp_path / "model")
+    example = rng.uniform(size=(1, *SHAPE)).astype(np.float32)
+
+    def log(key):
+        with tracking.training_run(client, key, params) as run:
+            tracking.log_model(client, run.info.run_id, tmp_path / "model", example)
+        return client.get_run(run.info.run_id)
+
+    return log

@@ -14,7 +14,7 @@ from pipeline.corpus import list_clips
 from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
-from training import tracking
+from training import tracking, tracking_origin
 from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms, load_spectrograms
 from training.description import Description
@@ -112,6 +112,7 @@ def main(arguments: argparse.Namespace) -> None:
         tracking.connect() as client,
         tracking.same_run(client, description.training_key, read_curves(CURVES), params) as run,
     ):
+        tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, test.store)
         tracking.log_evaluation(client, run.info.run_id, figures, written)
     Checkpoints(CHECKPOINTS.absolute() / description.training_key).remove()
     print(

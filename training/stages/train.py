@@ -19,7 +19,7 @@ from pipeline.errors import CorpusError, ParameterError, ResourceError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.store import file_sha256
-from training import tracking
+from training import tracking, tracking_origin
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.codes import choose_rows, encode
@@ -190,6 +190,7 @@ def main(arguments: argparse.Namespace) -> None:
         flush=True,
     )
     with tracking.connect() as client, tracking.training_run(client, key, params, bool(progress.epoch)) as run:
+        tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, train.store)
         with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs):
             if not progress.is_finished(params.train.epochs, params.train.patience):
                 fit(params, checkpoints, arguments.verbose)
