@@ -60,6 +60,13 @@ def log_spectral_distance_db(
     return distances
 
 
+def mean_squared_error_by_bin(x: NDArray[np.float32], x_hat: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the mean squared difference of each row in each bin, shape (n, n_bins), of (n, n_bins, n_frames, 1)."""
+    difference = (x - x_hat)[..., 0]
+    squares: NDArray[np.float64] = np.einsum("ijk,ijk->ij", difference, difference, dtype=np.float64)
+    return np.asarray(squares / difference.shape[2])
+
+
 def mean_predictor(train: Spectrograms) -> NDArray[np.float32]:
     """Return the mean of all rows, shape (n_bins, n_frames, 1): the best guess that looks at nothing."""
     total = np.zeros(train.shape, dtype=np.float64)
@@ -88,6 +95,14 @@ class LinearAutoencoder:
 
     def reconstruct(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows of any shape (n, ...) as their components keep them."""
-        flat = x.reshape(len(x), -1)
-        x_hat: NDArray[np.float32] = self._pca.inverse_transform(self._pca.transform(flat))
-        return x_hat.reshape(x.shape).astype(np.float32)
+        return self.decode(self.encode(x), x.shape[1:])
+
+    def encode(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the components (n, n_components) of rows of any shape (n, ...)."""
+        z: NDArray[np.float32] = self._pca.transform(x.reshape(len(x), -1))
+        return z
+
+    def decode(self, z: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return rows (n, *shape) of components (n, n_components)."""
+        x_hat: NDArray[np.float32] = self._pca.inverse_transform(z)
+        return x_hat.reshape(len(z), *shape).astype(np.float32)

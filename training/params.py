@@ -57,6 +57,17 @@ class EvaluateSection(Section):
     examples: Count
 
 
+class GenerateSection(Section):
+    """New sounds from the latent space."""
+
+    count: Count
+    interpolations: Annotated[int, Field(ge=0)]
+    interpolation_steps: Annotated[int, Field(ge=2)]
+    arithmetic: Annotated[int, Field(ge=0)]
+    map_clips: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Params(PipelineParams):
     """All of `params.yaml`; here unknown sections are refused too."""
 
@@ -65,6 +76,7 @@ class Params(PipelineParams):
     autoencoder: AutoencoderSection
     train: TrainSection
     evaluate: EvaluateSection
+    generate: GenerateSection
 
     @model_validator(mode="after")
     def _check(self) -> Self:

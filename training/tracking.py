@@ -198,3 +198,13 @@ def logged_models(client: mlflow.MlflowClient, run_id: str) -> list[str]:
 def _unfinished_run(client: mlflow.MlflowClient, key: str) -> str | None:
     finished = RunStatus.to_string(RunStatus.FINISHED)
     return next((run.info.run_id for run in _runs(client, key) if run.info.status != finished), None)
+
+
+def log_report(
+    client: mlflow.MlflowClient, run_id: str, figures: dict[str, float], files: Iterable[Path], folder: str | None
+) -> None:
+    """Log a stage's figures, and its files into a folder of the run's artifacts, or at their root."""
+    for name, value in figures.items():
+        client.log_metric(run_id, name, value)
+    for path in files:
+        client.log_artifact(run_id, str(path), folder)

@@ -1,7 +1,9 @@
 """Stage `evaluate`: the trained model on sounds that it has never heard, into its MLflow run and `reports/evaluate`."""
 
 import argparse
+import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +12,141 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from pipeline import command
-from pipeline.corpus import list_clips
 from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from training import tracking, tracking_origin
 from training.checkpoint import Checkpoints
+from training.codes import choose_rows
 from training.dataset import Spectrograms, load_spectrograms
 from training.description import Description
-from training.metrics import LinearAutoencoder, mean_predictor, mean_squared_error
+from training.distances import bootstrap_interval, multi_resolution_stft_distance, spectral_convergence_db
+from training.metrics import (
+    LinearAutoencoder,
+    log_spectral_distance_db,
+    mean_predictor,
+    mean_squared_error_by_bin,
+)
+from training.originals import Originals
 from training.params import Params
-from training.paths import CHECKPOINTS, CURVES, EVALUATION, MODEL, PICTURE, SOUNDS, TEST_METRICS
+from training.paths import BANDS, CHECKPOINTS, CURVES, EVALUATION, LABELS, MODEL, PICTURE, SOUNDS, TEST_METRICS
 from training.pictures import reconstruction_grid
 from training.progress import read_curves
 from training.sound import SoundAutoencoder
 
+_HEARD = 500
+_BANDS = 16
 
-def measure(sound: SoundAutoencoder, train: Spectrograms, test: Spectrograms, seed: int) -> dict[str, float]:
+
+@dataclass(frozen=True)
+class Judged:
+    """What reconstructions of the test set miss.
+
+    Attributes
+    ----------
+    linear : LinearAutoencoder
+        PCA of the model's size.
+    by_bin : dict of ndarray, shape (n, n_bins)
+        Mean squared error of each row in each frequency bin: of the model (""), PCA and the mean, by prefix.
+    """
+
+    linear: LinearAutoencoder
+    by_bin: dict[str, NDArray[np.float64]]
+
+    def mse(self, name: str) -> NDArray[np.float64]:
+        """Return the mean squared error of each row, shape (n,)."""
+        return np.asarray(self.by_bin[name].mean(axis=1))
+
+
+def measure(sound: SoundAutoencoder, train: Spectrograms, test: Spectrograms, seed: int) -> Judged:
     """Return the errors on the test set of the model, of an equally small PCA, and of the training set's mean."""
     linear = LinearAutoencoder(train, sound.autoencoder.architecture.latent_space_dim, seed)
     mean = mean_predictor(train)
-    span_db = test.extremes_db[1] - test.extremes_db[0]
-    errors: dict[str, list[NDArray[np.float64]]] = {"": [], "mean_predictor_": [], "pca_": []}
+    bands: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ("", "pca_", "mean_predictor_")}
     for x in test.evaluation_slices():
-        errors[""].append(mean_squared_error(x, sound.autoencoder.reconstruct(x)[0]))
-        errors["mean_predictor_"].append(mean_squared_error(x, np.broadcast_to(mean, x.shape)))
-        errors["pca_"].append(mean_squared_error(x, linear.reconstruct(x)))
+        bands[""].append(mean_squared_error_by_bin(x, sound.autoencoder.reconstruct(x)[0]))
+        bands["pca_"].append(mean_squared_error_by_bin(x, linear.reconstruct(x)))
+        bands["mean_predictor_"].append(mean_squared_error_by_bin(x, np.broadcast_to(mean, x.shape)))
+    return Judged(linear, {name: np.concatenate(parts) for name, parts in bands.items()})
+
+
+def hear(
+    sound: SoundAutoencoder, linear: LinearAutoencoder, test: Spectrograms, corpus: Path, seed: int
+) -> tuple[NDArray[np.int64], dict[str, dict[str, NDArray[np.float64]]]]:
+    """Return rows of the test set, at most 500, and the distances of what they sound like from the recordings."""
+    which = choose_rows(len(test), _HEARD, seed)
+    clip_ids, segments, channels = test.clip_ids, test.segments.tolist(), test.channels.tolist()
+    distances: dict[str, list[dict[str, NDArray[np.float64]]]] = {"": [], "pca_": []}
+    originals = Originals(corpus, test.store.format.parameters)
+    for start in range(0, len(which), 64):
+        part = which[start : start + 64]
+        x, (min_db, max_db) = test.rows(part), (values[part] for values in test.extremes_db)
+        y = np.stack([originals.load(clip_ids[row], segments[row], channels[row]) for row in part])
+        for name, x_hat in (("", sound.autoencoder.reconstruct(x)[0]), ("pca_", linear.reconstruct(x))):
+            y_hat = sound.invert(x_hat, min_db, max_db)
+            n_fft, hop_length = sound.extractor.n_fft, sound.extractor.hop_length
+            distances[name].append(
+                {
+                    "log_spectral_distance_db": log_spectral_distance_db(y, y_hat),
+                    "multi_resolution_stft": multi_resolution_stft_distance(y, y_hat),
+                    "spectral_convergence_db": spectral_convergence_db(y, y_hat, n_fft, hop_length),
+                }
+            )
+    joined = {
+        name: {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for name, parts in distances.items()
+    }
+    return which, joined
+
+
+def summarise(
+    sound: SoundAutoencoder,
+    test: Spectrograms,
+    judged: Judged,
+    heard: tuple[NDArray[np.int64], dict[str, dict[str, NDArray[np.float64]]]],
+    seed: int,
+) -> dict[str, Any]:
+    """Return the means of all distances; those of the model and of PCA with their 95 % intervals over groups."""
+    min_db, max_db = test.extremes_db
     width = sound.normaliser.high - sound.normaliser.low
-    figures: dict[str, float] = {"test_clips": len(test), "pca_components": linear.n_components}
-    for name, parts in errors.items():
-        per_row = np.concatenate(parts)
-        figures[f"{name}test_mse"] = float(per_row.mean())
+    groups = test.groups
+    which, distances = heard
+    figures: dict[str, Any] = {"test_clips": len(test), "pca_components": judged.linear.n_components}
+    for name in judged.by_bin:
+        mse = judged.mse(name)
         # A normalised difference d is d * span / width dB.
-        figures[f"{name}test_mse_db"] = float((per_row * (span_db / width) ** 2).mean())
+        figures[f"{name}test_mse_db"] = float((mse * ((max_db - min_db) / width) ** 2).mean())
+        if name == "mean_predictor_":
+            figures[f"{name}test_mse"] = float(mse.mean())
+            continue
+        psnr_db = 10 * np.log10(width**2 / np.maximum(mse, 1e-12))
+        for key, values in {"mse": mse, "psnr_db": psnr_db, **distances[name]}.items():
+            of_rows = groups if len(values) == len(groups) else [groups[row] for row in which]
+            title = f"{name}test_{key}"
+            figures[title] = float(values.mean())
+            figures[f"{title}_low"], figures[f"{title}_high"] = bootstrap_interval(values, of_rows, seed)
     return figures
+
+
+def write_tables(sound: SoundAutoencoder, test: Spectrograms, judged: Judged) -> list[Path]:
+    """Write errors per label and per frequency band as CSV, the model's beside PCA's, and return the files."""
+    labels = np.array([label or "" for label in test.labels], dtype=np.str_)
+    with LABELS.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "clips", "test_mse", "pca_test_mse"])
+        for label in np.unique(labels):
+            rows = labels == label
+            writer.writerow([label, rows.sum(), *(judged.mse(name)[rows].mean() for name in ("", "pca_"))])
+    n_bins = judged.by_bin[""].shape[1]
+    top_hz = sound.extractor.n_bins * sound.sample_rate / sound.extractor.n_fft
+    with BANDS.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frequency_hz", "test_mse", "pca_test_mse"])
+        for bins in np.array_split(np.arange(n_bins), min(_BANDS, n_bins)):
+            centre_hz = bins.mean() * top_hz / n_bins
+            errors = (judged.by_bin[name][:, bins].mean() for name in ("", "pca_"))
+            writer.writerow([f"{centre_hz:.0f}", *errors])
+    return [LABELS, BANDS]
 
 
 def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, number: int) -> list[Path]:
@@ -61,7 +164,7 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
         sound.extractor,
         sound.sample_rate,
     )
-    paths = {clip.clip_id: clip.path for clip in list_clips(corpus).clips}
+    originals = Originals(corpus, test.store.format.parameters)
     SOUNDS.mkdir(parents=True, exist_ok=True)
     written = [PICTURE]
     sounds = zip(
@@ -71,14 +174,9 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
         sound.invert(x_hat, min_db, max_db),
         strict=True,
     )
-    n_overlap = int(test.store.format.parameters["overlap"] * sound.loader.n_samples)
     # Numbered, since two ids may read the same without what a file's name cannot hold.
     for place, (clip_id, segment, channel, y_hat) in enumerate(sounds, start=1):
-        if clip_id not in paths:
-            raise CorpusError(
-                f"corpus folder {str(corpus)!r} no longer holds {clip_id!r}; run the preprocess stage again"
-            )
-        original = sound.loader.load_segment(paths[clip_id], segment, n_overlap)[channel]
+        original = originals.load(clip_id, segment, channel)
         stem = "".join(
             letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(clip_id).with_suffix("").as_posix()
         )
@@ -105,9 +203,13 @@ def main(arguments: argparse.Namespace) -> None:
             f"split.test_share={params.split.test_share}"
         )
     EVALUATION.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = measure(sound, train, test, params.train.seed)
+    seed = params.train.seed
+    judged = measure(sound, train, test, seed)
+    heard = hear(sound, judged.linear, test, Path(params.corpus.dir), seed)
+    figures = summarise(sound, test, judged, heard, seed)
     TEST_METRICS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     written = write_examples(sound, test, Path(params.corpus.dir), params.evaluate.examples)
+    written += write_tables(sound, test, judged)
     with (
         tracking.connect() as client,
         tracking.same_run(client, description.training_key, read_curves(CURVES), params) as run,
@@ -117,7 +219,8 @@ def main(arguments: argparse.Namespace) -> None:
     Checkpoints(CHECKPOINTS.absolute() / description.training_key).remove()
     print(
         "evaluate: test_mse {test_mse:.6f} (PCA of {pca_components} components {pca_test_mse:.6f}, mean predictor "
-        "{mean_predictor_test_mse:.6f}) on {test_clips} clips; {test_mse_db:.1f} dB^2".format(**figures)
+        "{mean_predictor_test_mse:.6f}) on {test_clips} clips; {test_mse_db:.1f} dB^2; log-spectral distance of the "
+        "sounds {test_log_spectral_distance_db:.1f} dB (PCA {pca_test_log_spectral_distance_db:.1f})".format(**figures)
     )
     print(f"evaluate: pictures and sounds in {EVALUATION}")
 
