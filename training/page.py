@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -83,8 +84,8 @@ def map_svg(points: NDArray[np.float64], colours: Sequence[str]) -> str:
             axes.plot([x], [y], "o", markersize=9, markeredgewidth=0, color=colour, gid=f"point-{number}")
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
+    # What stands before the drawing and about it is for a file of its own.
+    return re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
 
 
 def figure_rows(figures: dict[str, float]) -> list[tuple[str, str, str]]:
