@@ -6,6 +6,7 @@ Runs in a process of its own, started by Ray Train (`train_worker`) or by anythi
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ def train_worker(config: dict[str, Any]) -> None:
     run_worker(config["job"], context.get_world_rank(), context.get_world_size())
 
 
-def run_worker(job: Job, rank: int, num_workers: int) -> None:
+def run_worker(job: Job, rank: int, num_workers: int, report: Callable[[Epoch], None] | None = None) -> None:
     """Train until the job is finished, or its error is no longer finite, together with the other workers.
 
     Parameters
@@ -57,6 +58,8 @@ def run_worker(job: Job, rank: int, num_workers: int) -> None:
     job : Job
     rank, num_workers : int
         Which of how many this is. With several, `TF_CONFIG` must say where they are.
+    report : callable, optional
+        Told of each epoch that has ended, after its checkpoint is whole.
     """
     settings = job.train
     strategy = join(settings.seed, job.cpus_per_worker, num_workers)
@@ -84,6 +87,8 @@ def run_worker(job: Job, rank: int, num_workers: int) -> None:
         progress = Progress((*progress.history, _epoch(progress, step, train_mse, val_mse, samples_per_s)))
         if rank == 0:
             checkpoints.save(autoencoder, progress)
+        if report:
+            report(progress.history[-1])
 
 
 def initialise(autoencoder: Autoencoder, train: Spectrograms, settings: TrainSection) -> None:
