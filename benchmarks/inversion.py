@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline.inversion import griffin_lim, peak_phases
+from pipeline.griffin_lim import griffin_lim
+from pipeline.inversion import peak_phases
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.spectrogram import LogSpectrogramExtractor
@@ -46,7 +47,7 @@ def ways(n_fft: int, hop_length: int, length: int, iterations: list[int]) -> dic
     options: dict[str, Any] = {"n_fft": n_fft, "hop_length": hop_length, "length": length}
 
     def after(phases: Callable[[NDArray[np.float32]], Any], n_iter: int) -> Invert:
-        return lambda magnitude: griffin_lim(magnitude, phases(magnitude), n_iter=n_iter, **options)
+        return lambda magnitude: griffin_lim(magnitude, phases(magnitude), hop_length, length, n_iter)
 
     def random(n_iter: int) -> Invert:
         return lambda magnitude: librosa.griffinlim(magnitude, n_iter=n_iter, random_state=0, **options)

@@ -1,6 +1,7 @@
 """Files of sound as samples, by libsndfile, which goes by their content; and what is wrong with them, in our words."""
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -26,10 +27,10 @@ _HASHED_BYTES = 1 << 20
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file, and say in our words what goes wrong with it."""
+def opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+    """Open a file, or the content of one, and say in our words what goes wrong with it."""
     try:
-        with open(path, "rb", buffering=0) as raw:  # noqa: PTH123 - a Path costs more
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", buffering=0) as raw:  # noqa: PTH123 - a Path costs more
             yield raw
     except OSError as error:
         raise AudioError("unreadable", error.strerror or str(error)) from error
@@ -40,7 +41,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def decoder(raw: BinaryIO) -> sf.SoundFile:
     """Return what decodes an open file from its start."""
     raw.seek(0)
-    file = sf.SoundFile(raw.fileno(), closefd=False)
+    file = sf.SoundFile(raw if isinstance(raw, io.BytesIO) else raw.fileno(), closefd=False)
     if file.frames >= _FRAMES_UNKNOWN:
         file.close()
         raise AudioError("unknown length", "the header does not state how many samples there are")

@@ -4,13 +4,11 @@ Griffin-Lim alone starts from random phases. Where frames overlap by half only, 
 another rate than the sound's, and low tones come back out of tune.
 """
 
-from typing import Any
-
-import librosa
 import numpy as np
 from numpy.typing import NDArray
 
-_MOMENTUM = 0.99
+from pipeline.griffin_lim import griffin_lim
+
 # Signals that go through together: as many as keep the transforms' arrays in the cache.
 _BATCH = 16
 
@@ -56,46 +54,6 @@ def peak_phases(magnitude: NDArray[np.float32], n_fft: int, hop_length: int) -> 
     return np.asarray(np.exp(1j * phases), dtype=np.complex64)
 
 
-def griffin_lim(
-    magnitude: NDArray[np.float32],
-    phases: NDArray[np.complex64],
-    n_fft: int,
-    hop_length: int,
-    length: int,
-    n_iter: int,
-) -> NDArray[np.float32]:
-    """Return signals whose transforms have magnitudes near those given, by the fast Griffin-Lim algorithm.
-
-    Parameters
-    ----------
-    magnitude : ndarray of float32, shape (n, n_fft // 2 + 1, n_frames)
-    phases : ndarray of complex64, of the same shape
-        To start from, of magnitude 1; `librosa.griffinlim` takes none.
-    n_fft, hop_length : int
-        In samples.
-    length : int
-        Of the signals in samples; one of which the transform has `n_frames` frames.
-    n_iter : int
-
-    Returns
-    -------
-    ndarray of float32, shape (n, length)
-
-    References
-    ----------
-    Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm", WASPAA 2013.
-    """
-    options: dict[str, Any] = {"n_fft": n_fft, "hop_length": hop_length}
-    before: Any = 0.0
-    for _ in range(n_iter):
-        spectrum = librosa.stft(librosa.istft(magnitude * phases, length=length, **options), **options)
-        ahead = spectrum - (_MOMENTUM / (1 + _MOMENTUM)) * before
-        phases = ahead / (np.abs(ahead) + np.finfo(np.float32).tiny)
-        before = spectrum
-    y: NDArray[np.float32] = librosa.istft(magnitude * phases, length=length, **options)
-    return y
-
-
 def invert_magnitude(
     magnitude: NDArray[np.float32], n_fft: int, hop_length: int, length: int, n_iter: int
 ) -> NDArray[np.float32]:
@@ -104,7 +62,7 @@ def invert_magnitude(
     for start in range(0, len(y), _BATCH):
         part = magnitude[start : start + _BATCH]
         phases = peak_phases(part, n_fft, hop_length)
-        y[start : start + _BATCH] = griffin_lim(part, phases, n_fft, hop_length, length, n_iter)
+        y[start : start + _BATCH] = griffin_lim(part, phases, hop_length, length, n_iter)
     return y
 
 

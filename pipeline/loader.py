@@ -124,6 +124,21 @@ class Loader:
         """
         return self._resample([self._read(path)])[0]
 
+    def load_bytes(self, content: bytes) -> Recording:
+        """Load the start of a recording of which the whole file is in memory, as `load` does.
+
+        Parameters
+        ----------
+        content : bytes
+            Of a file in any format that libsndfile reads.
+
+        Raises
+        ------
+        AudioError
+            As for `load`.
+        """
+        return self._resample([self._read(content)])[0]
+
     def load_many(self, paths: Iterable[str | os.PathLike[str]]) -> list[Recording | AudioError]:
         """Load the starts of several recordings, each as `load` does, in less time.
 
@@ -239,10 +254,10 @@ class Loader:
             signals = resample_stacked(signals, rate, self.sample_rate, n_spare=1 + rate // self.sample_rate)
         return [y[:, window.skip : window.skip + window.n_samples] for y, window in zip(signals, windows, strict=True)]
 
-    def _read(self, path: str | os.PathLike[str]) -> Recording:
+    def _read(self, source: str | os.PathLike[str] | bytes) -> Recording:
         """Return the start of a recording at its own rate."""
         # Opened once for both, so that the digest is of the bytes that are decoded.
-        with opened(path) as raw:
+        with opened(source) as raw:
             sha256 = file_hash(raw)
             samples, rate, frames = self._decode(raw)
         self._check_length(len(samples), rate)

@@ -1,6 +1,5 @@
 """LogSpectrogramExtractor: signals to log-magnitude spectrograms in dB, and back to sound."""
 
-import librosa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -123,7 +122,7 @@ class LogSpectrogramExtractor:
         """Return magnitudes (..., n_fft // 2 + 1, n_frames) of spectrograms in dB; a dropped bin is at the floor."""
         if S_db.shape[-2] != self.n_bins:
             raise ParameterError(f"S_db has {S_db.shape[-2]} bins and must have n_bins={self.n_bins}")
-        magnitude: NDArray[np.float32] = librosa.db_to_amplitude(S_db, ref=self.ref).astype(np.float32)
+        magnitude: NDArray[np.float32] = np.float32(self.ref) * np.power(np.float32(10), S_db.astype(np.float32) / 20)
         if not self.drop_nyquist:
             return magnitude
         nyquist = magnitude.min(axis=(-2, -1), keepdims=True)
@@ -132,6 +131,8 @@ class LogSpectrogramExtractor:
 
     def invert(self, S_db: NDArray[np.float32], n_samples: int, n_iter: int = 32) -> NDArray[np.float32]:
         """Return signals that have these spectrograms, at their level.
+
+        What comes of a spectrogram depends on its place among the others, and on nothing else of them.
 
         Parameters
         ----------
@@ -152,5 +153,6 @@ class LogSpectrogramExtractor:
         length = int(np.clip(n_samples, n_hops * self.hop_length, (n_hops + 1) * self.hop_length - 1))
         flat = magnitude.reshape(-1, *magnitude.shape[-2:])
         y = invert_magnitude(flat, self.n_fft, self.hop_length, length, n_iter)
-        fixed: NDArray[np.float32] = librosa.util.fix_length(y, size=n_samples)
+        fixed = np.zeros((len(y), n_samples), dtype=np.float32)
+        fixed[:, : min(length, n_samples)] = y[:, :n_samples]
         return fixed.reshape(*S_db.shape[:-2], n_samples)

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -298,3 +299,33 @@ def test_any_cut_or_altered_byte_gives_sound_or_a_reason(tmp_path, rng):
         else:
             assert np.isfinite(loaded.y).all()
             assert loaded.y.size
+
+
+# --- from memory
+
+
+@pytest.mark.parametrize(("suffix", "n_channels"), [("wav", 2), ("flac", 1), ("ogg", 2), ("mp3", 1), ("aiff", 1)])
+def test_a_file_in_memory_is_as_one_on_disk(tmp_path, rng, suffix, n_channels):
+    path = write(tmp_path / f"a.{suffix}", rng.uniform(-0.5, 0.5, (40_000, n_channels)), 44100)
+    loader = Loader(22050, 0.74, mono=False)
+    found, expected = loader.load_bytes(path.read_bytes()), loader.load(path)
+
+    np.testing.assert_array_equal(found.y, expected.y)
+    assert replace(found, y=None) == replace(expected, y=None)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff"])
+def test_what_is_wrong_with_a_file_in_memory(tmp_path, rng, suffix):
+    path = cut(write(tmp_path / f"a.{suffix}", rng.uniform(-0.5, 0.5, 9000)))
+    path = path if suffix != "flac" else cut(path, 0.9)
+    loader = Loader(8000, 10.0)
+    with pytest.raises(AudioError) as expected:
+        loader.load(path)
+    with pytest.raises(AudioError, match=f"^{re.escape(str(expected.value))}$"):
+        loader.load_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a sound", bytes(1000), b"RIFF"])
+def test_what_is_no_sound(content):
+    with pytest.raises(AudioError, match=r"^not audio: "):
+        Loader().load_bytes(content)

@@ -264,6 +264,7 @@ def test_the_inverse_of_many_is_the_inverse_of_each(rng):
     assert y.shape == (2, N_SAMPLES)
     for each, frequency_hz in zip(y, (3000.0, 5000.0), strict=True):
         assert abs(1200 * np.log2(peak_hz(each) / frequency_hz)) < 5
+    np.testing.assert_array_equal(y[0], extractor.invert(S_db[0], N_SAMPLES, n_iter=8))
 
 
 def test_the_same_spectrogram_gives_the_same_sound(rng):

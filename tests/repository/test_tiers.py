@@ -17,6 +17,7 @@ CORE = [
     "decoder",
     "errors",
     "inversion",
+    "griffin_lim",
     "loader",
     "normaliser",
     "padder",
