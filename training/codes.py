@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from training.autoencoder import Autoencoder
     from training.dataset import Spectrograms
+    from training.sound import Network
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def choose_rows(n_rows: int, limit: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).permutation(n_rows)[:limit])
 
 
-def encode(autoencoder: "Autoencoder", spectrograms: "Spectrograms", which: NDArray[np.int64] | None = None) -> Codes:
+def encode(autoencoder: "Network", spectrograms: "Spectrograms", which: NDArray[np.int64] | None = None) -> Codes:
     """Return the codes of spectrograms, by their rows; by default of all."""
     which = np.arange(len(spectrograms)) if which is None else which
     z = [autoencoder.encode(x) for x in spectrograms.evaluation_slices(which=which)]

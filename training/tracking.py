@@ -18,10 +18,10 @@ from typing import Any
 import mlflow
 from mlflow.entities import LoggedModelStatus, Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import infer_signature
 
 from pipeline.errors import ResourceError
 from training.params import Params
+from training.payload import example_inputs
 from training.progress import CURVES, Epoch, Progress
 from training.tracking_origin import KEY_TAG, log_origin, note_experiment
 
@@ -107,7 +107,7 @@ def deliver(client: mlflow.MlflowClient, run_id: str, history: Iterable[Epoch]) 
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
 
-def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, example: Any) -> None:
+def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path) -> None:
     """Log the trained autoencoder as the run's model, with signature and input example, once."""
     if logged_models(client, run_id):
         return
@@ -117,8 +117,7 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, example: A
         python_model=str(root / "serving.py"),
         artifacts={"autoencoder": str(folder)},
         code_paths=[str(root), str(root.parent / "pipeline")],
-        signature=infer_signature(example, example),
-        input_example=example,
+        input_example=example_inputs(),
         pip_requirements=_serving_requirements(),
     )
 
@@ -133,7 +132,8 @@ def log_evaluation(client: mlflow.MlflowClient, run_id: str, figures: dict[str, 
 
 def _serving_requirements() -> list[str]:
     """Return the packages that a serving environment needs, at the versions of this one."""
-    names = "keras librosa mlflow numpy pyarrow pydantic ruamel.yaml scipy soundfile soxr".split()
+    needed = "keras librosa mlflow numpy pyarrow pydantic ruamel.yaml scikit-learn scipy soundfile soxr threadpoolctl"
+    names = needed.split()
     # The package that brings the module has another name where there is a build without CUDA.
     names.append(importlib.metadata.packages_distributions()["tensorflow"][0].replace("_", "-"))
     return [f"{name}=={importlib.metadata.version(name)}" for name in names]

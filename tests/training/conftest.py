@@ -214,14 +214,13 @@ def key(request):
 
 
 @pytest.fixture
-def log_model(client, params, autoencoder, tmp_path, rng):
+def log_model(client, params, autoencoder, tmp_path):
     """Return a function that logs a network as the model of a training's run."""
     autoencoder.save(tmp_path / "model")
-    example = rng.uniform(size=(1, *SHAPE)).astype(np.float32)
 
     def log(key):
         with tracking.training_run(client, key, params) as run:
-            tracking.log_model(client, run.info.run_id, tmp_path / "model", example)
+            tracking.log_model(client, run.info.run_id, tmp_path / "model")
         return client.get_run(run.info.run_id)
 
     return log

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.sounds import cut, sine, write
 from tests.training.conftest import randomised
@@ -17,6 +19,7 @@ from training.autoencoder import DESCRIPTION_FILE as NETWORK_FILE
 from training.autoencoder import Autoencoder
 from training.description import DESCRIPTION_FILE
 from training.paths import MODEL
+from training.reconstruct import name_targets
 from training.sound import SoundAutoencoder
 
 RATE = DESCRIPTION.preprocessing["sample_rate"]
@@ -95,6 +98,78 @@ def test_a_model_of_another_folder_that_keeps_channels(reconstruct, project, tmp
     assert sf.read(tmp_path / "out.wav")[0].shape == (9000, 2)
 
 
+# --- folders
+
+
+def test_a_folder(reconstruct, project, tmp_path, rng):
+    """One model for all; each file is what it is alone, and one that is none costs nothing but its line."""
+    source, target = tmp_path / "in", tmp_path / "out"
+    y = {name: rng.uniform(-0.5, 0.5, n) for name, n in (("kick.wav", 9000), ("deep/er/ünd.flac", 30_000))}
+    for name, signal in y.items():
+        write(source / name, signal, RATE)
+    write(source / "kick.ogg", y["kick.wav"], RATE)
+    (source / "bad.wav").write_text("not a sound")
+    (source / "notes.txt").write_text("not counted")
+    (source / "nowhere.wav").symlink_to("nowhere")
+    finished = reconstruct(source, target)
+
+    assert finished.returncode == 1
+    errors = said(finished)
+    assert len(errors) == 3
+    assert errors[0].startswith(f"error: unreadable: {source / 'nowhere.wav'}: No such file")
+    assert errors[1].startswith(f"error: not audio: {source / 'bad.wav'}: ")
+    assert errors[2] == "error: 2 of 5 recordings are not reconstructed"
+    made = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert made == {"kick.wav", "kick.ogg.wav", "deep/er/ünd.wav"}
+    assert len(finished.stdout.splitlines()) == 3
+    sound = SoundAutoencoder.load(project / MODEL)
+    for name in y:
+        expected = np.clip(sound.reconstruct(sound.whole_loader().load(source / name).y)[0], -1, 1)
+        found = sf.read((target / name).with_suffix(".wav"))[0]
+        assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def test_a_folder_of_good_recordings(reconstruct, tmp_path):
+    write(tmp_path / "in" / "a.wav", sine(440.0), RATE)
+
+    assert reconstruct(tmp_path / "in", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize("target", [".", "out", ".."])
+def test_a_folder_into_itself(reconstruct, tmp_path, target):
+    source = tmp_path / "in"
+    content = write(source / "a.wav", sine(440.0), RATE).read_bytes()
+
+    assert error_of(reconstruct(source, source / target)).startswith(
+        f"error: {source / target}: must be a folder apart"
+    )
+    assert (source / "a.wav").read_bytes() == content
+
+
+def test_a_folder_without_recordings(reconstruct, tmp_path):
+    (tmp_path / "in").mkdir()
+
+    assert error_of(reconstruct(tmp_path / "in", tmp_path / "out")).endswith("holds no audio file")
+
+
+def test_names():
+    assert name_targets(["a/kick.flac", "b/kick.flac"]) == ["a/kick.wav", "b/kick.wav"]
+    assert name_targets(["KICK.mp3", "kick.flac", "kick.WAV"]) == ["KICK.mp3.wav", "kick.flac.wav", "kick.WAV"]
+
+
+@given(
+    st.sets(st.builds("".join, st.lists(st.sampled_from(["a", "A", ".wav", ".flac", ".ogg"]), min_size=1)), max_size=6)
+)
+def test_no_two_recordings_share_a_name(stems):
+    clip_ids = sorted(f"{stem}{suffix}" for stem in stems for suffix in (".wav", ".mp3") if stem.strip("."))
+    names = name_targets(clip_ids)
+
+    assert len(set(names)) == len(clip_ids)
+    for clip_id, name in zip(clip_ids, names, strict=True):
+        assert name.lower().endswith(".wav")
+        assert clip_id == name or not clip_id.endswith(".wav")
+
+
 # --- bad input
 
 
@@ -106,7 +181,6 @@ def bad(tmp_path, rng):
     write(made["no samples"], np.zeros(0))
     write(made["nan"], np.full(9, np.nan), subtype="FLOAT")
     cut(write(made["cut"], rng.uniform(-0.5, 0.5, 5000)))
-    made["folder"] = tmp_path
     return made
 
 
@@ -118,7 +192,6 @@ def bad(tmp_path, rng):
         ("nan", "not finite: {}: 9 samples are NaN or infinite"),
         ("cut", "truncated: {}: header promises 10000 bytes of samples, the file holds "),
         ("missing", "unreadable: {}: No such file or directory"),
-        ("folder", "unreadable: {}: Is a directory"),
     ],
 )
 def test_what_is_no_recording(reconstruct, tmp_path, bad, name, message):

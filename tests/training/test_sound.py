@@ -34,9 +34,12 @@ class Identity:
     def __init__(self, shape=(256, 64, 1)):
         self.architecture = SimpleNamespace(input_shape=shape)
 
-    def reconstruct(self, x):
+    def encode(self, x):
         assert x.shape[1:] == self.architecture.input_shape
-        return x, None
+        return x
+
+    def decode(self, z):
+        return z
 
 
 @pytest.fixture
@@ -83,7 +86,8 @@ def test_channels_go_through_one_by_one(sound, rng):
 
     assert y_hat.shape == y.shape
     for channel in range(2):
-        np.testing.assert_allclose(y_hat[channel], sound.reconstruct(y[channel : channel + 1])[0], atol=1e-5)
+        # The network's last bits depend on how many rows a batch has, and Griffin-Lim's iterations make more of them.
+        np.testing.assert_allclose(y_hat[channel], sound.reconstruct(y[channel : channel + 1])[0], atol=3e-4)
     assert np.abs(y_hat[0] - y_hat[1]).max() > 1e-3
 
 

@@ -8,14 +8,13 @@ import sys
 import time
 
 import mlflow
-import numpy as np
 import pytest
 from mlflow.entities import LoggedModelOutput
 
 from pipeline.errors import ResourceError
-from tests.training.conftest import SHAPE
 from training import tracking
 from training.progress import Epoch, Progress
+from training.requests import TASKS, Reply
 from training.tracking_registry import Registry
 
 pytestmark = pytest.mark.usefixtures("nowhere_else")
@@ -304,7 +303,8 @@ def test_the_models_signature_and_example(client, key, log_model):
     model = mlflow.models.get_model_info(f"models:/{run.outputs.model_outputs[0].model_id}")
     (inputs,), (outputs,) = model.signature.inputs, model.signature.outputs
 
-    for tensor in (inputs, outputs):
-        assert tensor.shape == (-1, *SHAPE)
-        assert tensor.type == np.dtype(np.float32)
-    assert model.saved_input_example_info["type"] == "ndarray"
+    taken = {name for task in TASKS.values() for name in task.model_fields}
+    assert {field.name for field in inputs.type.properties} == taken
+    assert [field.name for field in inputs.type.properties if field.required] == ["task"]
+    assert {field.name for field in outputs.type.properties} == set(Reply.model_fields)
+    assert model.saved_input_example_info["type"] == "json_object"

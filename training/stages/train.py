@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.tensorflow import TensorflowTrainer
 
@@ -196,7 +195,7 @@ def main(arguments: argparse.Namespace) -> None:
                 fit(params, checkpoints, arguments.verbose)
         description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
         export(checkpoints, description, train, params.train.seed)
-        tracking.log_model(client, run.info.run_id, MODEL, validation.rows(np.arange(1)))
+        tracking.log_model(client, run.info.run_id, MODEL)
     # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
     # would cost the whole training.
     shutil.rmtree(ray_folder(checkpoints), ignore_errors=True)
