@@ -47,6 +47,11 @@ TINY = {
     "train.global_batch_size": 8,
     "train.patience": 1000,
     "evaluate.examples": 3,
+    "generate.count": 3,
+    "generate.interpolations": 1,
+    "generate.interpolation_steps": 3,
+    "generate.arithmetic": 1,
+    "generate.map_clips": 10,
     "resources.preprocess_workers": 2,
     "resources.train_workers": 2,
 }

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store
 
-STAGES = ["pipeline/dvc.yaml:sample_corpus", "preprocess", "train", "evaluate", "register"]
+STAGES = ["pipeline/dvc.yaml:sample_corpus", "preprocess", "train", "evaluate", "generate", "listen", "register"]
 EPOCHS = list(range(1, TINY["train.epochs"] + 1))
 METRICS = ("train_mse", "val_mse", "learning_rate", "samples_per_s")
 

@@ -47,7 +47,10 @@ def test_every_artifact_is_there(finished):
     assert figures["test_clips"] == store.table["split"].to_pylist().count("test") > 0
     assert finished.path("reports/evaluate/reconstructions.png").read_bytes().startswith(b"\x89PNG")
     assert len(sounds) == 2 * finished.params["evaluate"]["examples"]
-    assert {sf.info(path).frames for path in sounds} == {2000}
+    generated = sorted(finished.path("reports/generate/sounds").iterdir())
+    assert len(generated) == 3 + 3 + 1
+    assert {sf.info(path).frames for path in [*sounds, *generated]} == {2000}
+    assert finished.read("reports/listen.html").startswith("<!doctype html>")
     assert json.loads(finished.read("reports/register/registered.json"))["test_mse"] == figures["test_mse"]
 
 
@@ -57,7 +60,10 @@ def test_what_git_sees_is_small_and_meant_for_it(finished):
     assert sorted(line.removeprefix("?? ") for line in changed) == [
         "dvc.lock",
         "pipeline/dvc.lock",
+        "reports/evaluate/bands.csv",
+        "reports/evaluate/labels.csv",
         "reports/evaluate/metrics.json",
+        "reports/generate/metrics.json",
         "reports/preprocess/rejected.csv",
         "reports/preprocess/summary.json",
         "reports/register/registered.json",
@@ -111,6 +117,7 @@ def test_metrics_show(finished):
         "reports/preprocess/summary.json",
         "reports/train/metrics.json",
         "reports/evaluate/metrics.json",
+        "reports/generate/metrics.json",
     }
     figures = shown["reports/evaluate/metrics.json"]["data"]
     assert figures == json.loads(finished.read("reports/evaluate/metrics.json"))
@@ -133,7 +140,7 @@ def test_plots_show(finished, tmp_path):
     finished.run("dvc", "plots", "show", "--out", str(tmp_path / "plots"))
     page = (tmp_path / "plots" / "index.html").read_text(encoding="utf-8")
 
-    for expected in ("Mean squared error by epoch", "train_mse", "val_mse"):
+    for expected in ("Mean squared error by epoch", "Mean squared error by frequency", "Mean squared error by label"):
         assert expected in page
     (picture,) = re.findall(r'<img src="([^"]+)"', page)
     assert (tmp_path / "plots" / picture).read_bytes() == (
@@ -202,6 +209,8 @@ def test_the_evaluation_is_in_the_same_run(finished):
     assert {name: run.data.metrics[name] for name in figures} == pytest.approx(figures, rel=1e-12)
     assert files == {
         "reconstructions.png",
+        "bands.csv",
+        "labels.csv",
         *(path.name for path in finished.path("reports/evaluate/sounds").iterdir()),
     }
     assert set(METRICS) <= set(run.data.metrics)
