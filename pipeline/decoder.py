@@ -36,6 +36,8 @@ def opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
         raise AudioError("unreadable", error.strerror or str(error)) from error
     except sf.LibsndfileError as error:
         raise AudioError("not audio", str(error.error_string).strip()) from error
+    except MemoryError as error:
+        raise AudioError("too large", "decoding it takes more memory than there is") from error
 
 
 def decoder(raw: BinaryIO) -> sf.SoundFile:
@@ -46,6 +48,13 @@ def decoder(raw: BinaryIO) -> sf.SoundFile:
         file.close()
         raise AudioError("unknown length", "the header does not state how many samples there are")
     return file
+
+
+def is_trusted(raw: BinaryIO) -> bool:
+    """Return whether an open file is a plain WAV of integers or floats, which needs no decoder that could die of it."""
+    raw.seek(0)
+    head = raw.read(22)
+    return head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " and head[20:22] in {b"\1\0", b"\3\0"}
 
 
 def file_hash(raw: BinaryIO) -> str:

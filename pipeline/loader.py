@@ -10,7 +10,16 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoder import ForwardReader, check_chunks, check_values, decoder, file_hash, file_stamp, opened
+from pipeline.decoder import (
+    ForwardReader,
+    check_chunks,
+    check_values,
+    decoder,
+    file_hash,
+    file_stamp,
+    is_trusted,
+    opened,
+)
 from pipeline.errors import AudioError
 from pipeline.resampler import STACKED, Window, count_resampled, resample_stacked, segment_window
 
@@ -77,6 +86,10 @@ class Facts:
     stamp: tuple[int, int, int]
 
 
+class UntrustedError(AudioError):
+    """A file was not decoded, since a decoder could crash, hang or swell at it."""
+
+
 class Loader:
     """Loads the first `duration_s` of a file, as `librosa.load` does, and says what is wrong with it.
 
@@ -139,26 +152,30 @@ class Loader:
         """
         return self._resample([self._read(content)])[0]
 
-    def load_many(self, paths: Iterable[str | os.PathLike[str]]) -> list[Recording | AudioError]:
+    def load_many(
+        self, paths: Iterable[str | os.PathLike[str]], trusted_only: bool = False
+    ) -> list[Recording | AudioError]:
         """Load the starts of several recordings, each as `load` does, in less time.
 
         Parameters
         ----------
         paths : iterable of path-like
             Files in any formats that libsndfile reads.
+        trusted_only : bool
+            Whether to decode nothing but plain WAV; for other files there is an `UntrustedError` then.
 
         Returns
         -------
         list of Recording or AudioError
             For each path what `load` returns, or what it raises.
         """
-        loaded = [self._try_read(path) for path in paths]
+        loaded = [self._try_read(path, trusted_only) for path in paths]
         resampled = iter(self._resample([each for each in loaded if isinstance(each, Recording)]))
         return [next(resampled) if isinstance(each, Recording) else each for each in loaded]
 
-    def _try_read(self, path: str | os.PathLike[str]) -> Recording | AudioError:
+    def _try_read(self, path: str | os.PathLike[str], trusted_only: bool) -> Recording | AudioError:
         try:
-            return self._read(path)
+            return self._read(path, trusted_only)
         except AudioError as error:
             return error
 
@@ -254,10 +271,13 @@ class Loader:
             signals = resample_stacked(signals, rate, self.sample_rate, n_spare=1 + rate // self.sample_rate)
         return [y[:, window.skip : window.skip + window.n_samples] for y, window in zip(signals, windows, strict=True)]
 
-    def _read(self, source: str | os.PathLike[str] | bytes) -> Recording:
+    def _read(self, source: str | os.PathLike[str] | bytes, trusted_only: bool = False) -> Recording:
         """Return the start of a recording at its own rate."""
         # Opened once for both, so that the digest is of the bytes that are decoded.
         with opened(source) as raw:
+            if trusted_only and not is_trusted(raw):
+                raise UntrustedError("untrusted", "its decoder could die of it")
+            raw.seek(0)
             sha256 = file_hash(raw)
             samples, rate, frames = self._decode(raw)
         self._check_length(len(samples), rate)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
+from pipeline.isolation import IsolatedLoader
 from pipeline.loader import Facts, Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
@@ -175,7 +176,7 @@ class PreprocessingPipeline:
         versions = numeric_versions()
         previous = self._read_previous(self.saver.prepare(), versions)
         maker = ShardMaker(
-            self.loader,
+            IsolatedLoader(self.loader),
             self.padder,
             self.extractor,
             self.normaliser,

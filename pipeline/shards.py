@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus import Clip, Rejection
 from pipeline.errors import AudioError
+from pipeline.isolation import IsolatedLoader
 from pipeline.loader import Facts, Loader, Recording
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
@@ -104,7 +105,7 @@ class ShardMaker:
 
     Parameters
     ----------
-    loader : Loader
+    loader : Loader or IsolatedLoader
     padder : Padder
     extractor : LogSpectrogramExtractor
     normaliser : MinMaxNormaliser
@@ -117,7 +118,7 @@ class ShardMaker:
 
     def __init__(
         self,
-        loader: Loader,
+        loader: Loader | IsolatedLoader,
         padder: Padder,
         extractor: LogSpectrogramExtractor,
         normaliser: MinMaxNormaliser,

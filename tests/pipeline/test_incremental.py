@@ -24,10 +24,10 @@ class WatchedLoader(Loader):
         super().__init__(*arguments, **options)
         self.decoded = []
 
-    def load_many(self, paths):
+    def load_many(self, paths, trusted_only=False):
         paths = list(paths)
         self.decoded.extend(Path(path).name for path in paths)
-        return super().load_many(paths)
+        return super().load_many(paths, trusted_only)
 
 
 class IdleExtractor(LogSpectrogramExtractor):

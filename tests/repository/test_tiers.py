@@ -18,6 +18,7 @@ CORE = [
     "errors",
     "inversion",
     "griffin_lim",
+    "isolation",
     "loader",
     "normaliser",
     "padder",

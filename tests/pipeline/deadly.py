@@ -1,0 +1,33 @@
+"""A loader with decoders that die, for files that say how."""
+
+import os
+import signal
+import time
+
+import numpy as np
+
+from pipeline.loader import Loader
+
+
+class DeadlyLoader(Loader):
+    """Decodes what others do, and dies of files that begin with the name of a death."""
+
+    def _decode(self, raw):
+        raw.seek(0)
+        death = raw.read(16).rstrip(b"\n")
+        if death == b"SEGFAULT":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if death == b"ABORT":
+            os.abort()
+        if death == b"EXIT":
+            os._exit(3)
+        if death == b"LOOP":
+            while True:
+                pass
+        if death == b"SLEEP":
+            time.sleep(3600)
+        if death == b"SWELL":
+            np.ones(1 << 36)
+        if death == b"RAISE":
+            raise ZeroDivisionError("a bug")
+        return super()._decode(raw)
