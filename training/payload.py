@@ -18,6 +18,8 @@ MAX_SECONDS = "GENERATIVE_MUSIC_MAX_SECONDS"
 DEFAULT_MAX_SECONDS = 600.0
 # A second of stereo at 48 kHz. Few bytes of a compressed file may be a great many samples.
 _SAMPLES_PER_S = 2 * 48_000
+# What libsndfile says of a file that does not state its length, which the loader refuses.
+_FRAMES_UNKNOWN = 2**62
 # Far beyond what any recording has, on either side; and its power is a number that float32 holds.
 _MOST_DB = 300.0
 
@@ -105,8 +107,9 @@ def read_audio(field: str, text: str, loader: Loader, budget: Budget) -> NDArray
     try:
         with sf.SoundFile(io.BytesIO(content)) as file:
             n_samples, rate, n_channels = file.frames, file.samplerate, file.channels
-        budget.spend(field, n_samples / rate)
-        budget.check_samples(field, n_samples, n_channels)
+        if n_samples < _FRAMES_UNKNOWN:
+            budget.spend(field, n_samples / rate)
+            budget.check_samples(field, n_samples, n_channels)
         return loader.load_bytes(content).y
     except sf.LibsndfileError as error:
         raise RequestError(field, f"is not audio: {str(error.error_string).strip()}") from error
