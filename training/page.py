@@ -54,7 +54,7 @@ def spectrogram_png(S_db: NDArray[np.float32]) -> str:
     """Return a spectrogram (n_bins, n_frames) as the data address of a PNG, low frequencies at the bottom."""
     low, high = float(S_db.min()), float(S_db.max())
     levels = np.round((S_db - low) * (255 / (high - low if high > low else 1.0))).astype(np.uint8)
-    image = Image.fromarray(np.ascontiguousarray(levels[::-1]), mode="L")
+    image = Image.fromarray(np.ascontiguousarray(levels[::-1]))
     image.putpalette(_palette())
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)

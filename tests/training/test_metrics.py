@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.store import TABLE_SCHEMA, Saver, Store
 from training.dataset import Spectrograms
-from training.metrics import LinearAutoencoder, mean_predictor, mean_squared_error
+from training.metrics import LinearAutoencoder, mean_predictor, mean_squared_error, mean_squared_error_by_bin
 
 SHAPE = (6, 5)
 
@@ -55,6 +55,15 @@ def test_mean_squared_error_does_not_lose_small_terms():
     assert mean_squared_error(x, np.zeros_like(x))[0] == pytest.approx(expected, rel=1e-9)
 
 
+def test_mean_squared_error_by_bin_is_that_of_each_line(rng):
+    x, x_hat = rng.normal(size=(2, 4, *SHAPE, 1)).astype(np.float32)
+    found = mean_squared_error_by_bin(x, x_hat)
+
+    for bin_ in range(SHAPE[0]):
+        np.testing.assert_allclose(found[:, bin_], mean_squared_error(x[:, bin_], x_hat[:, bin_]), rtol=1e-6)
+    np.testing.assert_allclose(found.mean(axis=1), mean_squared_error(x, x_hat), rtol=1e-6)
+
+
 def test_mean_squared_error_against_one_for_all(rng):
     x = rng.normal(size=(4, *SHAPE)).astype(np.float32)
     mean = rng.normal(size=SHAPE).astype(np.float32)
@@ -101,6 +110,19 @@ def test_pca_is_the_best_of_its_size(make_spectrograms, rng):
     found = mean_squared_error(rows, linear.reconstruct(rows)).mean()
 
     assert found == pytest.approx(np.sum(singular_values[4:] ** 2) / rows.size, rel=1e-4)
+
+
+def test_pca_decodes_what_it_encodes(make_spectrograms, rng):
+    rows = of_rank(rng, 60, 5)[..., None]
+    linear = LinearAutoencoder(make_spectrograms(rows[..., 0]), 3, seed=0)
+    z = linear.encode(rows)
+
+    assert z.shape == (60, 3)
+    np.testing.assert_array_equal(linear.decode(z, rows.shape[1:]), linear.reconstruct(rows))
+    # Components are those of the data, uncorrelated and in the order of their variance.
+    covariance = np.cov(z.T)
+    np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-3 * covariance[0, 0])
+    assert (np.diff(np.diag(covariance)) < 0).all()
 
 
 def test_pca_keeps_shape_and_type(make_spectrograms, rng):
