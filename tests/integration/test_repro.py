@@ -142,10 +142,8 @@ def test_plots_show(finished, tmp_path):
 
     for expected in ("Mean squared error by epoch", "Mean squared error by frequency", "Mean squared error by label"):
         assert expected in page
-    (picture,) = re.findall(r'<img src="([^"]+)"', page)
-    assert (tmp_path / "plots" / picture).read_bytes() == (
-        finished.path("reports/evaluate/reconstructions.png").read_bytes()
-    )
+    pictures = [(tmp_path / "plots" / name).read_bytes() for name in re.findall(r'<img src="([^"]+)"', page)]
+    assert finished.path("reports/evaluate/reconstructions.png").read_bytes() in pictures
 
 
 # --- what MLflow keeps
