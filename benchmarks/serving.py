@@ -1,8 +1,8 @@
 """The served model through `mlflow models serve` and HTTP, beside the same Keras model in this process.
 
-Same model, same cores: first `keras.Model.predict` of spectrograms that are ready, then the same after decoding and
-analysing the sounds, as a program without a server would; then the server, at each number of concurrent clients. One
-server at a time, nothing beside it, rounds in alternating order; medians. Repeat it after `dvc repro` with
+Same model, same cores: `keras.Model.predict` of spectrograms that are ready; the Keras model called directly, from the
+bytes of sound files to vectors or signals, as a program without a server would; then the server, at each number of
+concurrent clients. The server idles while this process works. Medians of several rounds. Repeat it after `dvc repro` with
 
     python -m benchmarks.serving
 
@@ -126,14 +126,13 @@ def in_process(folder: Path, audio: str) -> dict[tuple[str, int, str], Callable[
     encoder, model = sound.autoencoder.encoder, sound.autoencoder.model  # type: ignore[attr-defined]
 
     def encode(n: int) -> None:
-        spectra = [sound.analyse(loader.load_bytes(content).y) for _ in range(n)]
-        encoder.predict(np.concatenate([each.x for each in spectra]), batch_size=n, verbose=0)
+        sound.encode([sound.analyse(loader.load_bytes(content).y) for _ in range(n)])
 
     def reconstruct(n: int) -> None:
         spectra = [sound.analyse(loader.load_bytes(content).y) for _ in range(n)]
-        x_hat = model.predict(np.concatenate([each.x for each in spectra]), batch_size=n, verbose=0)
-        for row, each in enumerate(spectra):
-            sound.invert(x_hat[row : row + 1], each.min_db, each.max_db)
+        codes = sound.encode(spectra)
+        for x_hat, each, of in zip(sound.decode(codes), codes, spectra, strict=True):
+            sound.synthesise(x_hat, each, of.n_channels, of.n_samples)
 
     calls: dict[tuple[str, int, str], Callable[[], object]] = {}
     for n in BATCHES:
@@ -175,7 +174,7 @@ def main(arguments: argparse.Namespace) -> None:
                         note((task, n, clients), n, measure_server(port, body, clients, arguments.seconds))
     print("| | p50 (ms) | p99 (ms) | clips/s | beside `predict` alone | beside sound to result |")
     print("|---|---|---|---|---|---|")
-    names = {"keras": "`predict`, ready spectrograms", "whole": "sound to result, no server"}
+    names = {"keras": "`predict`, ready spectrograms", "whole": "sound to result, in process"}
     for key, measured in times.items():
         task, n, what = key
         name = f"{task}, {n} a request, {names.get(what) or f'server, {what} clients'}"
