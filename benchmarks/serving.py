@@ -2,7 +2,8 @@
 
 Same model, same cores: `keras.Model.predict` of spectrograms that are ready; the Keras model called directly, from the
 bytes of sound files to vectors or signals, as a program without a server would; then the server, at each number of
-concurrent clients. The server idles while this process works. Medians of several rounds. Repeat it after `dvc repro` with
+concurrent clients. The server idles while this process works. Medians of several rounds. Repeat it with, after
+`dvc repro`,
 
     python -m benchmarks.serving
 
