@@ -52,11 +52,15 @@ serve: $(STAMP) ## Serve the champion on this machine, at http://127.0.0.1:5001
 
 .PHONY: test
 test: $(STAMP) ## Run all tests but the long ones
-	python -m pytest -m 'not soak'
+	python -m pytest -m 'not soak and not browser'
 
 .PHONY: soak
 soak: $(STAMP) ## Run the long tests: many kills, long runs
 	python -m pytest -m soak
+
+.PHONY: browser
+browser: $(STAMP) ## Run the tests that look at MLflow's pages with Chromium
+	python -m pytest -m browser
 
 .PHONY: lint
 lint: $(STAMP) ## Run the linters and the type checker

@@ -71,6 +71,19 @@ class Checkpoints:
         """Return the autoencoder of the best epoch so far."""
         return Autoencoder.load(self.folder / f"best-{self.progress().best.epoch:05d}")
 
+    def load_newest(self) -> Autoencoder:
+        """Return the autoencoder of the last epoch, as it is then.
+
+        Raises
+        ------
+        ModelError
+            There is none yet, or a worker superseded and removed it meanwhile.
+        """
+        latest = self._latest()
+        if latest is None:
+            raise ModelError(f"{self.folder}: holds no checkpoint")
+        return Autoencoder.load(latest)
+
     def remove(self) -> None:
         """Remove all of them: the training is finished and its results are elsewhere."""
         # Away in one step, since half of them would read as damaged.

@@ -18,6 +18,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import LoggedModelStatus, Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from pipeline.errors import ResourceError
 from training.params import Params
@@ -120,6 +121,12 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path) -> None:
         input_example=example_inputs(),
         pip_requirements=_serving_requirements(),
     )
+
+
+def log_picture(client: mlflow.MlflowClient, run_id: str, name: str, path: Path, epoch: int) -> None:
+    """Log a picture under a name at an epoch, so that MLflow shows all of that name one after the other."""
+    with Image.open(path) as image:
+        client.log_image(run_id, image.convert("RGB"), key=name, step=epoch)
 
 
 def log_evaluation(client: mlflow.MlflowClient, run_id: str, figures: dict[str, float], files: Iterable[Path]) -> None:

@@ -1,0 +1,1 @@
+"""Tests that look at MLflow's pages with a browser."""

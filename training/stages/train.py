@@ -4,17 +4,19 @@ import argparse
 import hashlib
 import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.tensorflow import TensorflowTrainer
 
 from pipeline import command, engine
-from pipeline.errors import CorpusError, ParameterError, ResourceError
+from pipeline.errors import CorpusError, ModelError, ParameterError, ResourceError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.store import file_sha256
@@ -29,9 +31,12 @@ from training.initialisation import check_starts_as_pca
 from training.loop import Job, train_worker
 from training.params import Params
 from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
+from training.pictures import reconstruction_grid
 from training.progress import Epoch, write_curves
+from training.sound import SoundAutoencoder
 
 _DENSITY_ROWS = 10_000
+PICTURES = 5
 _SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "initialisation.py", "loop.py", "step.py")
 
 
@@ -65,12 +70,32 @@ def check(params: Params, train: Spectrograms, validation: Spectrograms) -> None
 
 
 class Watcher:
-    """Follows the checkpoints of a training from the driver: prints each epoch, and sends it to be tracked."""
+    """Follows the checkpoints of a training from the driver: prints each epoch, and sends it to be tracked.
 
-    def __init__(self, checkpoints: Checkpoints, send: Callable[[Sequence[Epoch]], None], epochs: int) -> None:
+    Parameters
+    ----------
+    checkpoints : Checkpoints
+    send : callable
+        Is given all epochs so far.
+    epochs : int
+        At most.
+    draw : callable, optional
+        Is given the number of an epoch that has just ended, five times in a training. It reads the checkpoints as this
+        does, so that no worker waits for it.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        send: Callable[[Sequence[Epoch]], None],
+        epochs: int,
+        draw: Callable[[int], None] | None = None,
+    ) -> None:
         self._checkpoints = checkpoints
         self._send = send
+        self._draw = draw
         self._epochs = epochs
+        self._draw_every = -(-epochs // PICTURES)
         self._printed = checkpoints.progress().epoch
         self._sent = 0
         self._stop = threading.Event()
@@ -98,11 +123,38 @@ class Watcher:
                 f"{epoch.val_mse:.6f}  learning_rate {epoch.learning_rate:.2e}  {epoch.samples_per_s:.0f} samples/s",
                 flush=True,
             )
+        if self._draw and len(history) // self._draw_every > self._printed // self._draw_every:
+            self._draw(len(history))
         self._printed = len(history)
 
     def _follow(self) -> None:
         while not self._stop.wait(0.5):
             self.look()
+
+
+def draw_progress(
+    checkpoints: Checkpoints,
+    description: Description,
+    validation: Spectrograms,
+    number: int,
+    log: Callable[[Path, int], None],
+    epoch: int,
+) -> None:
+    """Draw what the newest weights make of some validation clips, the same ones every time."""
+    try:
+        sound = SoundAutoencoder(checkpoints.load_newest(), description)
+    except ModelError:
+        return  # the next epoch has superseded it meanwhile, and will be drawn in its turn
+    which = np.unique(np.linspace(0, len(validation) - 1, min(number, len(validation)), dtype=np.int64))
+    x = validation.rows(which)
+    x_hat, _ = sound.autoencoder.reconstruct(x)
+    min_db, max_db = (values[which] for values in validation.extremes_db)
+    originals_db, reconstructions_db = (sound.to_db(each, min_db, max_db) for each in (x, x_hat))
+    titles = [validation.clip_ids[place] for place in which]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "picture.png")
+        reconstruction_grid(path, originals_db, reconstructions_db, titles, sound.extractor, sound.sample_rate)
+        log(path, epoch)
 
 
 def fit(params: Params, checkpoints: Checkpoints, verbose: bool) -> None:
@@ -190,10 +242,12 @@ def main(arguments: argparse.Namespace) -> None:
     )
     with tracking.connect() as client, tracking.training_run(client, key, params, bool(progress.epoch)) as run:
         tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, train.store)
-        with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs):
+        description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
+        picture = partial(tracking.log_picture, client, run.info.run_id, "validation")
+        draw = partial(draw_progress, checkpoints, description, validation, params.evaluate.examples, picture)
+        with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs, draw):
             if not progress.is_finished(params.train.epochs, params.train.patience):
                 fit(params, checkpoints, arguments.verbose)
-        description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
         export(checkpoints, description, train, params.train.seed)
         tracking.log_model(client, run.info.run_id, MODEL)
     # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
