@@ -86,9 +86,11 @@ def test_channels_go_through_one_by_one(sound, rng):
 
     assert y_hat.shape == y.shape
     for channel in range(2):
-        # The network's last bits depend on how many rows a batch has, and Griffin-Lim's iterations make more of them.
-        np.testing.assert_allclose(y_hat[channel], sound.reconstruct(y[channel : channel + 1])[0], atol=3e-4)
-    assert np.abs(y_hat[0] - y_hat[1]).max() > 1e-3
+        alone = sound.reconstruct(y[channel : channel + 1])[0]
+        # The network's last bits depend on how many rows a batch has, and the way back to sound makes more of them in
+        # single places: 60 dB below the sound is still far from another channel, which is as loud as this one.
+        assert np.linalg.norm(y_hat[channel] - alone) < 1e-3 * np.linalg.norm(alone)
+        assert np.linalg.norm(y_hat[1 - channel] - alone) > np.linalg.norm(alone)
 
 
 def test_silence_stays_silent(sound):
