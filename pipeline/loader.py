@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from pipeline.decoder import (
     opened,
 )
 from pipeline.errors import AudioError
-from pipeline.resampler import STACKED, Window, count_resampled, resample_stacked, segment_window
+from pipeline.resampler import STACKED, Quality, Window, count_resampled, resample_stacked, segment_window
+
+Fold = Literal["mean", "left", "right"]
 
 # How many values of a long recording are decoded at a time.
 _STREAMED_VALUES = 1 << 22
@@ -96,17 +98,30 @@ class Loader:
     Parameters
     ----------
     sample_rate : int
-        Rate of what is returned, in Hz. Other rates are resampled by soxr at its high quality.
+        Rate of what is returned, in Hz. Other rates are resampled by soxr.
     duration_s : float
         Length of what is read, in seconds.
     mono : bool
-        Whether channels are folded into their mean.
+        Whether channels are folded into one.
+    fold : {'mean', 'left', 'right'}
+        Into which: their mean, the first, or the second.
+    quality : {'LQ', 'MQ', 'HQ', 'VHQ'}
+        Of soxr's resampling.
     """
 
-    def __init__(self, sample_rate: int = 22050, duration_s: float = 0.74, mono: bool = True) -> None:
+    def __init__(
+        self,
+        sample_rate: int = 22050,
+        duration_s: float = 0.74,
+        mono: bool = True,
+        fold: Fold = "mean",
+        quality: Quality = "HQ",
+    ) -> None:
         self.sample_rate = sample_rate
         self.duration_s = float(duration_s)
         self.mono = mono
+        self.fold = fold
+        self.quality = quality
 
     @property
     def n_samples(self) -> int:
@@ -268,7 +283,9 @@ class Loader:
         """Return the segments that windows of a source are for."""
         if rate != self.sample_rate:
             # soxr may round the length of a part otherwise than that of the whole.
-            signals = resample_stacked(signals, rate, self.sample_rate, n_spare=1 + rate // self.sample_rate)
+            signals = resample_stacked(
+                signals, rate, self.sample_rate, self.quality, n_spare=1 + rate // self.sample_rate
+            )
         return [y[:, window.skip : window.skip + window.n_samples] for y, window in zip(signals, windows, strict=True)]
 
     def _read(self, source: str | os.PathLike[str] | bytes, trusted_only: bool = False) -> Recording:
@@ -307,7 +324,12 @@ class Loader:
         """Return samples (n_samples, n_channels) as channels (n_channels, n_samples), folded where that is wanted."""
         # Copied before the mean, which is slow over numbers that lie side by side.
         y = np.ascontiguousarray(samples.T)
-        return y.mean(axis=0, keepdims=True) if self.mono and len(y) > 1 else y
+        if not self.mono or len(y) == 1:
+            return y
+        if self.fold != "mean":
+            return y[:1] if self.fold == "left" else y[1:2]
+        folded: NDArray[np.float32] = y.mean(axis=0, keepdims=True)
+        return folded
 
     def _resample(self, recordings: list[Recording]) -> list[Recording]:
         """Bring recordings to the loader's rate, up to `STACKED` of one rate and of like lengths at a time."""
@@ -317,7 +339,7 @@ class Loader:
         order.sort(key=lambda place: (rates[place], y[place].shape[1]))
         for (rate, _), stack in groupby(enumerate(order), key=lambda item: (rates[item[1]], item[0] // STACKED)):
             places = [place for _, place in stack]
-            resampled = resample_stacked([y[place] for place in places], rate, self.sample_rate)
+            resampled = resample_stacked([y[place] for place in places], rate, self.sample_rate, self.quality)
             for place, each in zip(places, resampled, strict=True):
                 y[place] = each
         return [replace(recording, y=each[:, : self.n_samples]) for recording, each in zip(recordings, y, strict=True)]

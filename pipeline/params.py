@@ -15,6 +15,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParameterError
+from pipeline.levels import Level
+from pipeline.loader import Fold
+from pipeline.resampler import Quality
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -62,6 +65,10 @@ class PreprocessSection(Section):
     sample_rate: Count
     duration_s: Positive
     mono: bool
+    fold: Fold
+    resampling: Quality
+    level: Level | None
+    level_db: Annotated[float, Field(le=0.0)]
     segment: Literal["first", "all"]
     overlap: Annotated[float, Field(ge=0.0, le=0.5)]
     n_fft: Annotated[int, Field(ge=2)]
@@ -83,6 +90,8 @@ class PreprocessSection(Section):
             raise ValueError(f"n_fft={self.n_fft} must be even")
         if self.duration_s * self.sample_rate < 1:
             raise ValueError(f"duration_s={self.duration_s} is less than a sample at sample_rate={self.sample_rate}")
+        if self.level == "loudness" and self.duration_s < 0.4:
+            raise ValueError(f"level=loudness is measured over 0.4 s, and duration_s={self.duration_s} is less")
         low, high = self.range
         if not low < high:
             raise ValueError(f"range=[{low}, {high}] must rise")

@@ -33,7 +33,7 @@ class Parts:
             One is missing.
         """
         extraction = ("n_fft", "hop_length", "drop_nyquist", "ref", "amin", "top_db")
-        loader = Loader(parameters["sample_rate"], parameters["duration_s"], parameters["mono"])
+        loader = Loader(*(parameters[name] for name in ("sample_rate", "duration_s", "mono", "fold", "resampling")))
         return cls(
             loader,
             Padder(parameters["pad_mode"]),
@@ -48,13 +48,15 @@ class Parts:
         """Return rows (n, n_bins, n_frames) in dB."""
         return self.normaliser.denormalise(x, min_db, max_db)
 
-    def invert(self, S_db: NDArray[np.float32], n_total: int) -> NDArray[np.float32]:
+    def invert(self, S_db: NDArray[np.float32], gain_db: NDArray[np.float32], n_total: int) -> NDArray[np.float32]:
         """Return the sound of a recording's segments, each fading into the next.
 
         Parameters
         ----------
         S_db : ndarray, shape (n_segments, n_bins, n_frames)
             In dB.
+        gain_db : ndarray, shape (n_segments,)
+            What each was raised by before, and is lowered by again.
         n_total : int
             Samples of the whole recording at the loader's rate.
 
@@ -62,5 +64,5 @@ class Parts:
         -------
         ndarray of float32, shape (n_total,)
         """
-        segments = self.extractor.invert(S_db, self.loader.n_samples)
+        segments = self.extractor.invert(S_db - gain_db[:, None, None], self.loader.n_samples)
         return self.padder.join(segments, self.n_overlap, n_total)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
 from pipeline.isolation import IsolatedLoader
+from pipeline.levels import Leveller
 from pipeline.loader import Facts, Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
@@ -72,6 +73,8 @@ class PreprocessingPipeline:
         Whether the first `loader.duration_s` of a recording become a row, or all of it becomes rows.
     overlap : float
         Share of a segment that the next one repeats, at most a half.
+    leveller : Leveller, optional
+        By default every sound keeps its level.
 
     Raises
     ------
@@ -97,6 +100,7 @@ class PreprocessingPipeline:
         max_rejected_share: float = 0.05,
         segment: Literal["first", "all"] = "first",
         overlap: float = 0.0,
+        leveller: Leveller | None = None,
     ) -> None:
         if not 0.0 <= overlap <= 0.5:
             raise ParameterError(f"overlap={overlap} must be between 0 and 0.5")
@@ -109,6 +113,7 @@ class PreprocessingPipeline:
         self.max_rejected_share = max_rejected_share
         self.segment = segment
         self.overlap = float(overlap)
+        self.leveller = leveller or Leveller()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,6 +137,10 @@ class PreprocessingPipeline:
             "sample_rate": self.loader.sample_rate,
             "duration_s": self.loader.duration_s,
             "mono": self.loader.mono,
+            "fold": self.loader.fold,
+            "resampling": self.loader.quality,
+            "level": self.leveller.level,
+            "level_db": self.leveller.target_db if self.leveller.level else 0.0,
             "segment": self.segment,
             "overlap": self.overlap if self.segment == "all" else 0.0,
             "pad_mode": self.padder.mode,
@@ -173,7 +182,7 @@ class PreprocessingPipeline:
         clip_ids = [clip.clip_id for clip in corpus.clips]
         # Refuses a contradiction in the split patterns before any work is done.
         described = dict(zip(clip_ids, self.splitter.describe(clip_ids), strict=True))
-        versions = numeric_versions()
+        versions = numeric_versions(("pyloudnorm", "scipy") if self.leveller.level == "loudness" else ())
         previous = self._read_previous(self.saver.prepare(), versions)
         maker = ShardMaker(
             IsolatedLoader(self.loader),
@@ -181,6 +190,7 @@ class PreprocessingPipeline:
             self.extractor,
             self.normaliser,
             self.saver,
+            self.leveller,
             self.n_overlap if self.segment == "all" else None,
             previous,
         )

@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
+
+Quality = Literal["LQ", "MQ", "HQ", "VHQ"]
 
 # Recordings that go through soxr in one call; with more, what it keeps for each outgrows the cache.
 STACKED = 16
@@ -20,7 +23,7 @@ def count_resampled(n_samples: int, rate: int, sample_rate: int) -> int:
 
 
 def resample_stacked(
-    signals: list[NDArray[np.float32]], rate: int, sample_rate: int, n_spare: int = 0
+    signals: list[NDArray[np.float32]], rate: int, sample_rate: int, quality: Quality = "HQ", n_spare: int = 0
 ) -> list[NDArray[np.float32]]:
     """Resample signals (n_channels, n_samples) in one call of soxr, each to the bytes that it gives alone.
 
@@ -32,6 +35,8 @@ def resample_stacked(
     signals : list of ndarray of float32, shape (n_channels, n_samples)
     rate, sample_rate : int
         What they have and what they get, in Hz.
+    quality : {'LQ', 'MQ', 'HQ', 'VHQ'}
+        As soxr has it.
     n_spare : int
         Zeros after the longest of them, of which what comes out is kept.
     """
@@ -39,7 +44,7 @@ def resample_stacked(
     ends = np.cumsum([len(y) for y in signals])
     for rows, y in zip(np.split(stacked, ends), signals, strict=False):
         rows[:, : y.shape[1]] = y
-    resampled = soxr.resample(stacked.T, rate, sample_rate, quality="HQ").T
+    resampled = soxr.resample(stacked.T, rate, sample_rate, quality=quality).T
     return [
         rows[:, : count_resampled(y.shape[1] + n_spare, rate, sample_rate)]
         for rows, y in zip(np.split(resampled, ends), signals, strict=False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.corpus import Clip, Rejection
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader
+from pipeline.levels import Leveller
 from pipeline.loader import Facts, Loader, Recording
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
@@ -95,9 +96,10 @@ class _Rows:
     min_db: NDArray[np.float32]
     max_db: NDArray[np.float32]
     peak: NDArray[np.float32]
+    gain_db: NDArray[np.float32]
 
     def part(self, start: int, stop: int) -> "_Rows":
-        return _Rows(*(values[start:stop] for values in (self.x, self.min_db, self.max_db, self.peak)))
+        return _Rows(*(values[start:stop] for values in (self.x, self.min_db, self.max_db, self.peak, self.gain_db)))
 
 
 class ShardMaker:
@@ -110,6 +112,7 @@ class ShardMaker:
     extractor : LogSpectrogramExtractor
     normaliser : MinMaxNormaliser
     saver : Saver
+    leveller : Leveller
     n_overlap : int, optional
         Samples that a segment shares with the next; by default only the first segment is made.
     previous : Previous, optional
@@ -123,9 +126,11 @@ class ShardMaker:
         extractor: LogSpectrogramExtractor,
         normaliser: MinMaxNormaliser,
         saver: Saver,
+        leveller: Leveller,
         n_overlap: int | None = None,
         previous: Previous | None = None,
     ) -> None:
+        self._leveller = leveller
         self._loader = loader
         self._padder = padder
         self._extractor = extractor
@@ -266,7 +271,10 @@ class ShardMaker:
     def _compute(self, signals: list[NDArray[np.float32]]) -> _Rows:
         """Return the rows of signals (n_channels, n_samples), one for each channel of each."""
         y = np.concatenate([self._padder.pad(each, self._loader.n_samples) for each in signals])
-        return _Rows(*self._normaliser.normalise(self._extractor.extract(y)), np.abs(y).max(axis=-1))
+        peak = np.abs(y).max(axis=-1)
+        gain_db = self._leveller.gains_db(y, peak)
+        S_db = self._extractor.extract(self._leveller.apply(y, gain_db))
+        return _Rows(*self._normaliser.normalise(S_db), peak, gain_db)
 
 
 @dataclass
@@ -302,7 +310,7 @@ class _Draft:
             ):
                 self._computed[name].extend([value] * n_rows)
             self._computed["channel"].extend(range(n_rows))
-            for name in ("min_db", "max_db", "peak"):
+            for name in ("min_db", "max_db", "peak", "gain_db"):
                 self._computed[name].extend(getattr(each, name).tolist())
             self._is_copied.extend([False] * n_rows)
             self.pieces.append(each.x)

@@ -42,6 +42,7 @@ TABLE_SCHEMA = pa.schema(
         ("min_db", pa.float32()),
         ("max_db", pa.float32()),
         ("peak", pa.float32()),
+        ("gain_db", pa.float32()),
         ("sha256", pa.string()),
         ("source_rate", pa.int32()),
         ("source_channels", pa.int32()),

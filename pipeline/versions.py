@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import soundfile as sf
 
 # Every file of which a change may change a row or its line. A test finds those that are missing here.
-CODE = ("decoder", "isolation", "loader", "normaliser", "padder", "resampler", "shards", "spectrogram")
+CODE = ("decoder", "isolation", "levels", "loader", "normaliser", "padder", "resampler", "shards", "spectrogram")
 
 
 @cache
@@ -25,9 +26,9 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def numeric_versions() -> dict[str, Any]:
+def numeric_versions(optional: Sequence[str] = ()) -> dict[str, Any]:
     """Return what else shapes the last bits: libraries, and the processor's features that NumPy dispatches on."""
-    libraries = ("numpy", "soxr", "soundfile")
+    libraries = ("numpy", "soxr", "soundfile", *optional)
     features = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     return {
         **{name: importlib.metadata.version(name) for name in libraries},

@@ -71,7 +71,8 @@ class SoundAutoencoder:
     def __init__(self, autoencoder: Network, description: Description) -> None:
         wanted = description.preprocessing
         self.autoencoder = autoencoder
-        self.loader = Loader(wanted["sample_rate"], wanted["duration_s"], wanted["mono"])
+        self._folding = wanted.get("fold", "mean"), wanted.get("resampling", "HQ")
+        self.loader = Loader(wanted["sample_rate"], wanted["duration_s"], wanted["mono"], *self._folding)
         self.padder = Padder(wanted["pad_mode"])
         self.extractor = LogSpectrogramExtractor(
             *(wanted[name] for name in ("n_fft", "hop_length", "drop_nyquist", "ref", "amin", "top_db"))
@@ -107,7 +108,7 @@ class SoundAutoencoder:
 
     def whole_loader(self) -> Loader:
         """Return a loader of whole recordings, at the model's rate."""
-        return Loader(self.loader.sample_rate, _LONGER_THAN_ANY_S, self.loader.mono)
+        return Loader(self.loader.sample_rate, _LONGER_THAN_ANY_S, self.loader.mono, *self._folding)
 
     @property
     def step(self) -> int:

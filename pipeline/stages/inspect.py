@@ -69,8 +69,8 @@ def write_sound(path: Path, store: Store, rows: NDArray[np.int64]) -> float:
     n_total = count_resampled(line["source_samples"], line["source_rate"], rate)
     if store.format.parameters["segment"] == "first":
         n_total = min(n_total, parts.loader.n_samples)
-    extremes = (np.asarray(lines[name], dtype=np.float32) for name in ("min_db", "max_db"))
-    y = parts.invert(parts.to_db(store.rows(rows), *extremes), n_total)
+    min_db, max_db, gain_db = (np.asarray(lines[name], dtype=np.float32) for name in ("min_db", "max_db", "gain_db"))
+    y = parts.invert(parts.to_db(store.rows(rows), min_db, max_db), gain_db, n_total)
     try:
         sf.write(path, y, rate, subtype="FLOAT", format="WAV")
     except (OSError, sf.LibsndfileError) as error:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pipeline import command, engine
 from pipeline.corpus import Corpus, Rejection, Splitter, list_clips
 from pipeline.errors import ResourceError
+from pipeline.levels import Leveller
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
@@ -32,7 +33,7 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
     """Return the five parts as `params.yaml` describes them."""
     wanted = params.preprocess
     return PreprocessingPipeline(
-        Loader(wanted.sample_rate, wanted.duration_s, wanted.mono),
+        Loader(wanted.sample_rate, wanted.duration_s, wanted.mono, wanted.fold, wanted.resampling),
         Padder(),
         LogSpectrogramExtractor(
             wanted.n_fft, wanted.hop_length, wanted.drop_nyquist, wanted.ref, wanted.amin, wanted.top_db
@@ -43,6 +44,7 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
         wanted.max_rejected_share,
         wanted.segment,
         wanted.overlap,
+        Leveller(wanted.level, wanted.level_db, wanted.sample_rate),
     )
 
 

@@ -140,7 +140,7 @@ def test_what_shapes_the_numbers_invalidates_all(corpus, run, monkeypatch, part)
     elif part == "code":
         monkeypatch.setattr(versions, "code_sha256", lambda: "0" * 64)
     else:
-        monkeypatch.setattr(preprocessing, "numeric_versions", lambda: {**versions.numeric_versions(), "soxr": "0.1"})
+        monkeypatch.setattr(preprocessing, "numeric_versions", lambda _: {**versions.numeric_versions(), "soxr": "0.1"})
 
     assert run(**options)[1:] == (24, 0, 0)
 

@@ -10,7 +10,18 @@ from pipeline.store import Store
 from tests.sounds import digest, sine, write, write_corpus
 
 # What `[project]` in pyproject.toml does not depend on, and scikit-learn, which comes with librosa but costs a second.
-ABSENT = ["ray", "tensorflow", "keras", "mlflow", "dvc", "matplotlib", "sklearn", "pretty_midi", "midirenderer"]
+ABSENT = [
+    "ray",
+    "tensorflow",
+    "keras",
+    "mlflow",
+    "dvc",
+    "matplotlib",
+    "sklearn",
+    "pyloudnorm",
+    "pretty_midi",
+    "midirenderer",
+]
 CORE = [
     "command",
     "corpus",
@@ -19,6 +30,7 @@ CORE = [
     "inversion",
     "griffin_lim",
     "isolation",
+    "levels",
     "loader",
     "normaliser",
     "padder",
