@@ -133,7 +133,7 @@ def clips(tmp_path_factory):
 def test_nothing_is_pickled(logged):
     """What MLflow keeps of the model: text, weights, arrays, and Python files."""
     suffixes = {path.suffix for path in logged.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert suffixes <= {".h5", ".npz", ".json", ".lock", ".py", ".pyc", ".txt", ".yaml", ""}
+    assert suffixes <= {".css", ".h5", ".html", ".js", ".json", ".lock", ".npz", ".py", ".pyc", ".txt", ".yaml", ""}
     for path in logged.rglob("*.npz"):
         np.load(path, allow_pickle=False)
 
