@@ -28,11 +28,12 @@ def test_two_runs_side_by_side(page, server, runs, experiment, screenshot):
 
 def test_curves_of_training_and_validation(page, server, experiment, screenshot):
     # Tall, since charts are drawn when they come into view.
-    page.set_viewport_size({"width": 1800, "height": 1500})
+    page.set_viewport_size({"width": 1800, "height": 3000})
     page.goto(f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART")
     for name in ("train_mse", "val_mse", "test_mse", "pca_test_mse"):
         page.get_by_text(name, exact=True).first.wait_for()
     page.locator(".js-plotly-plot .scatterlayer path.js-line").first.wait_for(state="attached")
+    page.set_viewport_size({"width": 1800, "height": 1000})
     screenshot(page, "mlflow_curves")
 
 

@@ -16,11 +16,12 @@ from tests.training.conftest import ABSENT, DURATION_S, NETWORK, SAMPLE_RATE, SH
 from tests.training.processes import python_m, said
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
+from training.dataset import Spectrograms
 from training.description import Description
 from training.params import Params
 from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
 from training.progress import Epoch, Progress, read_curves
-from training.stages.train import Watcher, training_key
+from training.stages.train import Watcher, draw_progress, training_key
 
 _ELSEWHERE = dict.fromkeys(
     ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT", "DVC_STAGE")
@@ -308,3 +309,24 @@ def test_epochs_are_printed_once_and_sent_from_the_first(tmp_path, capsys):
         "train: epoch 2/3  train_mse 0.250000  val_mse 0.125000  learning_rate 1.00e-03  1234 samples/s",
         "train: epoch 3/3  train_mse 0.166667  val_mse 0.083333  learning_rate 1.00e-03  1234 samples/s",
     ]
+
+
+def test_pictures_are_of_the_newest_weights_five_times(tmp_path, store, autoencoder):
+    validation = Spectrograms(store, "validation")
+    description = Description("key", store.digest, store.format.parameters, None)
+    checkpoints = Checkpoints(tmp_path / "key")
+    logged, drawn = [], []
+    draw_progress(checkpoints, description, validation, 3, lambda path, epoch: logged.append(epoch), 1)
+    assert logged == []  # there is no checkpoint yet
+
+    autoencoder.compile()
+    autoencoder.optimizer.build(autoencoder.model.trainable_variables)
+    history = [Epoch(n, 0.5 / n, 0.25 / n, 1e-3, 1234.5, 1_700_000_000_000 + n) for n in range(1, 11)]
+    watcher = Watcher(checkpoints, lambda history: None, epochs=10, draw=drawn.append)
+    for number in range(1, 11):
+        checkpoints.save(autoencoder, Progress(tuple(history[:number])))
+        watcher.look()
+    draw_progress(checkpoints, description, validation, 3, lambda path, epoch: logged.append(path.read_bytes()[:4]), 10)
+
+    assert drawn == [2, 4, 6, 8, 10]
+    assert logged == [b"\x89PNG"]
