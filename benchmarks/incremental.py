@@ -2,8 +2,8 @@
 
     python -m benchmarks.incremental FOLDER --clips 100000
 
-Repeats the sounds of a folder (or those in `FSDD_DIR`) under other names, makes a store of them, adds one sound, and makes
-it again, each run in a process of its own. Hashing, which decides what is new, is measured by itself: reading and
+Repeats the sounds of a folder (or those in `FSDD_DIR`) under other names, makes a store of them, adds one sound, and
+makes it again, each run in a process of its own. Hashing, which decides what is new, is measured by itself: reading and
 hashing every sound and every shard once. CPU time, not that of a clock; start-up, which is that of both, is left out.
 """
 
@@ -82,7 +82,10 @@ def main(arguments: argparse.Namespace) -> None:
     for title, found in (("from nothing", first), ("nothing new", same), ("one more", more)):
         share, less = found["cpu_s"] / first["cpu_s"], (found["cpu_s"] - hashing["cpu_s"]) / first["cpu_s"]
         less_text = "" if found is first else f"{less:.1%}"
-        print(f"| {title} | {found['cpu_s']:.2f} | {share:.1%} | {less_text} | {found['computed']} | {found['reused']} |")
+        counts = f"{found['computed']} | {found['reused']}"
+        print(
+            f"| {title} | {found['cpu_s']:.2f} | {share:.1%} | {less_text} | {found['computed']} | {found['reused']} |"
+        )
 
 
 if __name__ == "__main__":
