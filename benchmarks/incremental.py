@@ -73,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
             shutil.copyfile(path, corpus / f"{index:07d}{path.suffix}")
         first = run("preprocess", corpus, out)
         same = run("preprocess", corpus, out)
-        # Of new content: a sound that was cut by a sample would be as good.
+        # New content: one bit of its last sample differs.
         content = paths[0].read_bytes()
         (corpus / f"new{paths[0].suffix}").write_bytes(content[:-2] + bytes([content[-2] ^ 1, content[-1]]))
         more = run("preprocess", corpus, out)
@@ -82,7 +82,6 @@ def main(arguments: argparse.Namespace) -> None:
     for title, found in (("from nothing", first), ("nothing new", same), ("one more", more)):
         share, less = found["cpu_s"] / first["cpu_s"], (found["cpu_s"] - hashing["cpu_s"]) / first["cpu_s"]
         less_text = "" if found is first else f"{less:.1%}"
-        counts = f"{found['computed']} | {found['reused']}"
         print(
             f"| {title} | {found['cpu_s']:.2f} | {share:.1%} | {less_text} | {found['computed']} | {found['reused']} |"
         )
