@@ -36,7 +36,9 @@ DEATHS = {
 
 @pytest.fixture(autouse=True)
 def no_children_left():
-    """End the children of a test."""
+    """End the children of a test, and those of tests before it."""
+    isolation._end_children()
+    isolation._children.clear()
     yield
     for child in isolation._children.values():
         if not child.is_dead:
@@ -111,8 +113,9 @@ def test_several_deaths_at_once(tmp_path, rng):
 def test_a_child_that_was_killed_from_outside_is_replaced(tmp_path, rng):
     path = write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, 3000))
     isolated = IsolatedLoader(Loader())
+    others = set(psutil.Process().children())
     (first,) = isolated.load_many([path])
-    (child,) = psutil.Process().children()
+    (child,) = set(psutil.Process().children()) - others
     child.kill()
     (second,) = isolated.load_many([path])
 
