@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -12,6 +13,18 @@ from pipeline.padder import Padder
 from pipeline.preprocessing import PreprocessingPipeline
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
+
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items):
+    """Where tests run in several processes, keep in one what shares projects: all of `integration`, and each module."""
+    for item in items:
+        group = "integration" if item.path.parent.name == "integration" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
