@@ -14,7 +14,6 @@ from pipeline.preprocessing import PreprocessingPipeline
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
 
-
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
