@@ -6,4 +6,5 @@ SAMPLE_CORPUS = Path("data/sample_corpus")
 SPECTROGRAMS = Path("data/spectrograms")
 TABLE = Path("data/min_max_values.parquet")
 REPORTS = Path("reports")
+SUMMARY = REPORTS / "preprocess" / "summary.json"
 REJECTED = REPORTS / "preprocess" / "rejected.csv"

@@ -19,13 +19,12 @@ from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.params import PipelineParams, read_params
-from pipeline.paths import REJECTED, REPORTS, SPECTROGRAMS, TABLE
+from pipeline.paths import REJECTED, REPORTS, SPECTROGRAMS, SUMMARY, TABLE
 from pipeline.pictures import draw_corpus
 from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
 
-SUMMARY = REPORTS / "preprocess" / "summary.json"
 PICTURE = REPORTS / "preprocess" / "corpus.png"
 
 
