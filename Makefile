@@ -52,7 +52,7 @@ serve: $(STAMP) ## Serve the champion on this machine, at http://127.0.0.1:5001
 
 .PHONY: test
 test: $(STAMP) ## Run all tests but the long ones
-	python -m pytest -m 'not soak and not browser' --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	python -m pytest -m 'not soak and not browser' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: soak
 soak: $(STAMP) ## Run the long tests: many kills, long runs

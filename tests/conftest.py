@@ -19,14 +19,6 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Where tests run in several processes, keep in one what shares projects: all of `integration`, and each module."""
-    for item in items:
-        group = "integration" if item.path.parent.name == "integration" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run and for every test."""
