@@ -9,7 +9,7 @@ import pytest
 from tests.integration.outcomes import points_of, runs_of, tracking
 from tests.projects import commit
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 FEW = ["-S", "train.epochs=2", "-S", "resources.train_workers=1"]
 

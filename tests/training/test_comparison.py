@@ -35,8 +35,15 @@ class Network:
     def __init__(self, factor):
         self.factor = factor
 
+    def encode(self, x):
+        return x.reshape(len(x), -1)
+
+    def decode(self, z):
+        return self.factor * z.reshape(len(z), *self.architecture.input_shape)
+
     def reconstruct(self, x):
-        return self.factor * x, None
+        z = self.encode(x)
+        return self.decode(z), z
 
 
 def make_sound(factor, **preprocessing):

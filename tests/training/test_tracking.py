@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -64,7 +65,7 @@ def test_without_a_server_artifacts_have_an_absolute_place(client, database):
     location = client.get_experiment_by_name(tracking.EXPERIMENT).artifact_location
 
     if database.startswith("sqlite"):
-        assert location == f"file://{database.removeprefix('sqlite://').removesuffix('mlflow.db')}mlartifacts"
+        assert location == Path(database.removeprefix("sqlite:///")).with_name("mlartifacts").as_uri()
     else:
         assert re.fullmatch("file:///.*/mlartifacts", location)
 
