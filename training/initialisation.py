@@ -16,9 +16,10 @@ from sklearn.decomposition import PCA
 
 from pipeline.errors import ParameterError
 from training.autoencoder import BATCH_NORM_EPSILON, Architecture, Autoencoder
+from training.codes import choose_rows
 from training.dataset import Spectrograms
+from training.metrics import PCA_ROWS
 
-PCA_ROWS = 10_000
 _SLICE = 256
 
 
@@ -64,7 +65,7 @@ def start_as_pca(autoencoder: Autoencoder, train: Spectrograms, seed: int) -> No
     """
     architecture = autoencoder.architecture
     check_starts_as_pca(architecture)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:PCA_ROWS])
+    rows = choose_rows(len(train), PCA_ROWS, seed)
     patches = _Patches(train, rows, architecture.conv_strides[0])
     basis = patches.principal_components(architecture.conv_filters[0] // 2)
     linear = _fit(patches.project(basis), architecture.latent_space_dim, seed)

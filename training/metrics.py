@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from training.codes import choose_rows
 from training.dataset import Spectrograms
 
 PCA_ROWS = 10_000
@@ -88,8 +89,8 @@ class LinearAutoencoder:
     """
 
     def __init__(self, train: Spectrograms, n_components: int, seed: int) -> None:
-        rows = np.random.default_rng(seed).permutation(len(train))[:PCA_ROWS]
-        x = train.rows(np.sort(rows)).reshape(len(rows), -1)
+        rows = choose_rows(len(train), PCA_ROWS, seed)
+        x = train.rows(rows).reshape(len(rows), -1)
         self.n_components = min(n_components, *x.shape)
         self._pca = PCA(self.n_components, svd_solver="randomized", random_state=seed).fit(x)
 
