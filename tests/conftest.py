@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
@@ -17,6 +18,24 @@ from pipeline.store import Saver, Store
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+_LOOK_AT_ONE_RUN = {
+    f"tests/integration/test_{name}.py"
+    for name in ("bad_input", "kills", "mlproject", "remote", "repro", "restore", "workers")
+}
+
+
+class _Scheduling(LoadFileScheduling):
+    """Deals tests out by file, but those that look at the project `finished` to one process, which runs it once."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "finished" if file in _LOOK_AT_ONE_RUN else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Deal tests out to processes as `_Scheduling` does."""
+    return _Scheduling(config, log)
 
 
 @pytest.fixture
