@@ -42,7 +42,7 @@ def preprocess(corpus: Path, out: Path) -> dict[str, Any]:
 def hash_all(corpus: Path, out: Path) -> dict[str, Any]:
     """Hash every sound and every shard, and return what it took."""
     from pipeline.loader import Loader
-    from pipeline.store import file_sha256
+    from pipeline.storage import file_sha256
 
     loader = Loader()
     started = time.process_time()

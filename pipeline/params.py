@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -18,6 +18,7 @@ from pipeline.errors import ParameterError
 from pipeline.levels import Level
 from pipeline.loader import Fold
 from pipeline.resampler import Quality
+from pipeline.storage import check_location
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -127,6 +128,14 @@ class ResourcesSection(Section):
     cpus_per_worker: Count
     use_gpu: bool
     max_failures: Annotated[int, Field(ge=0)]
+    storage: str | None
+
+    @field_validator("storage")
+    @classmethod
+    def _check_storage(cls, storage: str | None) -> str | None:
+        if storage is not None:
+            check_location(storage)
+        return storage
 
 
 class PipelineParams(BaseModel):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from pipeline.artifact import TABLE_SCHEMA, Format
 from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
 from pipeline.isolation import IsolatedLoader
@@ -25,7 +26,7 @@ from pipeline.planner import plan_segments, plan_starts, plan_surveys
 from pipeline.reuse import Previous, read_previous
 from pipeline.shards import ShardMaker, Unit, UnitResult
 from pipeline.spectrogram import LogSpectrogramExtractor
-from pipeline.store import TABLE_SCHEMA, Format, Saver
+from pipeline.store import Saver
 from pipeline.summary import count_notable, durations_s, first_lines
 from pipeline.versions import numeric_versions
 
@@ -225,7 +226,7 @@ class PreprocessingPipeline:
             self.shape,
         ):
             return None
-        return read_previous(self.saver.folder, described, self.saver.table_path)
+        return read_previous(self.saver.places, described, self.saver.table_path)
 
     def _plan(
         self, clips: Sequence[Clip], maker: ShardMaker, map_units: MapUnits

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.artifact import Format, Shard, read_table
 from pipeline.errors import StoreError
 from pipeline.loader import Facts
-from pipeline.store import Format, Shard, file_sha256, read_table
+from pipeline.storage import Storage
 
 Lines = NDArray[np.int64]
 
@@ -28,8 +29,8 @@ class Previous:
 
     Attributes
     ----------
-    folder : Path
-        Of the shards.
+    places : tuple of Storage
+        Where its shards may be: first where those of the next run will.
     shards : tuple of Shard
     lines : pyarrow.Table
         Of the earlier table.
@@ -39,7 +40,7 @@ class Previous:
         Where the row of each line is.
     """
 
-    folder: Path
+    places: tuple[Storage, ...]
     shards: tuple[Shard, ...]
     lines: pa.Table
     keys: NDArray[np.bytes_]
@@ -47,14 +48,14 @@ class Previous:
     row_of: NDArray[np.int32]
 
     @classmethod
-    def of(cls, folder: Path, described: Format, table: pa.Table) -> "Previous":
+    def of(cls, places: tuple[Storage, ...], described: Format, table: pa.Table) -> "Previous":
         """Return what a store holds."""
         keys = _keys(table["sha256"].to_pylist(), table["clip_id"].to_pylist())
         # Stable, so that a recording's rows stay in their order.
         order = np.argsort(keys, kind="stable")
         lines = table.take(order).combine_chunks()
-        places = (np.asarray(lines[name], dtype=np.int32) for name in ("shard", "row"))
-        return cls(folder, described.shards, lines, keys[order], *places)
+        columns = (np.asarray(lines[name], dtype=np.int32) for name in ("shard", "row"))
+        return cls(places, described.shards, lines, keys[order], *columns)
 
     def find(self, digests: Sequence[str], clip_ids: Sequence[str]) -> tuple[Lines, Lines]:
         """Return where the lines of each recording start and stop, in the order of their rows; new ones have none.
@@ -106,7 +107,7 @@ class RowReader:
         return pieces
 
     def whole_shard(self, lines: Lines, prefix: str) -> Shard | None:
-        """Return the shard of that prefix that consists of these lines and no others, in this order, and is intact."""
+        """Return the shard of that prefix that is these lines and no others, in order, and lies where it should."""
         shards, rows = self._previous.shard_of[lines], self._previous.row_of[lines]
         shard = self._previous.shards[shards[0]]
         is_whole = (
@@ -115,22 +116,24 @@ class RowReader:
             and np.array_equal(rows, np.arange(shard.n_rows))
             and shard.name.startswith(f"{prefix}-")
         )
-        return shard if is_whole and self._open(int(shards[0])) is not None else None
+        is_kept = is_whole and self._previous.places[0].is_intact(shard.name, shard.n_bytes, shard.sha256)
+        return shard if is_kept else None
 
     def _open(self, index: int) -> NDArray[np.float32] | None:
         if index not in self._opened:
             shard = self._previous.shards[index]
-            path = self._previous.folder / shard.name
-            self._opened[index] = np.load(path, mmap_mode="r") if _is_intact(path, shard) else None
+            self._opened[index] = next(
+                (found for place in self._previous.places if (found := _open_intact(place, shard)) is not None), None
+            )
         return self._opened[index]
 
 
-def read_previous(folder: Path, described: Format | None, table_path: Path) -> Previous | None:
+def read_previous(places: tuple[Storage, ...], described: Format | None, table_path: Path) -> Previous | None:
     """Return what an earlier store holds, or None where it cannot be read."""
     if described is None:
         return None
     try:
-        return Previous.of(folder, described, read_table(table_path, described))
+        return Previous.of(places, described, read_table(table_path, described))
     except StoreError:
         return None
 
@@ -142,8 +145,13 @@ def _keys(digests: Sequence[str], clip_ids: Sequence[str]) -> NDArray[np.bytes_]
     return np.array(keys, dtype="S72")
 
 
-def _is_intact(path: Path, shard: Shard) -> bool:
+def _open_intact(place: Storage, shard: Shard) -> NDArray[np.float32] | None:
+    """Return a map of a shard, if it is in a place as it was written."""
+    if not place.is_intact(shard.name, shard.n_bytes, shard.sha256):
+        return None
     try:
-        return path.stat().st_size == shard.n_bytes and file_sha256(path) == shard.sha256
-    except OSError:
-        return False
+        path = place.local(shard.name, shard.n_bytes, shard.sha256)
+        opened: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, StoreError):
+        return None
+    return opened

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.artifact import TABLE_SCHEMA, Shard
 from pipeline.corpus import Clip, Rejection
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader
@@ -21,7 +22,7 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.reuse import Lines, Previous
 from pipeline.spectrogram import LogSpectrogramExtractor
-from pipeline.store import TABLE_SCHEMA, Saver, Shard
+from pipeline.store import Saver
 
 BLOCK_CLIPS = 32
 # The columns that are known once all clips are: which shard a row stands in, and what its id says.

@@ -1,121 +1,48 @@
-"""The artifact format: `Saver` writes it, `Store` reads it, and nobody else knows it.
+"""The artifact: `Saver` writes it, `Store` reads it, and nobody else knows where which part of it is.
 
-A store is a folder of shards, plain `.npy` files of float32 rows [n_rows, n_bins, n_frames] in C order that a
-trainer maps without copying; beside it a Parquet table with one line per row; and in it `format.json`, written
-last, which names every shard and the table with their digests. What `format.json` does not name is not there.
+A store is a number of shards, plain `.npy` files of float32 rows [n_rows, n_bins, n_frames] in C order that a
+trainer maps without copying; a Parquet table with one line per row; and `format.json`, written last, which names
+every shard and the table with their digests. What `format.json` does not name is not there. Shards lie beside
+`format.json`, or in a storage, where those of other stores may lie too; which of both, no byte says.
 """
 
 import contextlib
 import glob
 import hashlib
-import json
+import io
 import os
 import secrets
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
-
-FORMAT_VERSION = 2
-FORMAT_FILE = "format.json"
-# What described the store before a run that has not finished yet.
-EARLIER_FILE = ".format.json.earlier"
-_BLOCK_BYTES = 1 << 20
-
-# One line per row of the shards, in the order of shards and rows.
-TABLE_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("channel", pa.int32()),
-        ("segment", pa.int32()),
-        ("start_s", pa.float64()),
-        ("shard", pa.int32()),
-        ("row", pa.int32()),
-        ("min_db", pa.float32()),
-        ("max_db", pa.float32()),
-        ("peak", pa.float32()),
-        ("gain_db", pa.float32()),
-        ("sha256", pa.string()),
-        ("source_rate", pa.int32()),
-        ("source_channels", pa.int32()),
-        ("source_samples", pa.int64()),
-        ("label", pa.string()),
-        ("group", pa.string()),
-        ("split", pa.string()),
-    ]
+from pipeline.artifact import (
+    EARLIER_FILE,
+    FORMAT_FILE,
+    PARTIAL_NAME,
+    SHARD_NAME,
+    TABLE_SCHEMA,
+    Format,
+    Shard,
+    check_sizes,
+    missing,
+    read_table,
 )
+from pipeline.errors import StoreError
+from pipeline.storage import Content, Folder, Storage, file_sha256, open_storage
 
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of rows: its name, size and digest."""
-
-    name: str
-    n_rows: int
-    n_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Format:
-    """What `format.json` holds.
-
-    Attributes
-    ----------
-    parameters : dict
-        Every parameter that shaped the numbers.
-    versions : dict
-        Of the libraries and of the code that shaped them, and the processor's features that NumPy uses.
-    shape : tuple of int
-        (n_bins, n_frames) of a row.
-    shards : tuple of Shard
-    table_sha256 : str
-    """
-
-    parameters: dict[str, Any]
-    versions: dict[str, Any]
-    shape: tuple[int, int]
-    shards: tuple[Shard, ...]
-    table_sha256: str
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all shards."""
-        return sum(shard.n_rows for shard in self.shards)
-
-    def to_json(self) -> str:
-        """Return the text of `format.json`, the same for the same content."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Format":
-        """Return what `to_json` wrote.
-
-        Raises
-        ------
-        ValueError
-            The text is no JSON, or of another version.
-        """
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds {type(content).__name__}, expected an object")
-        version = content.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format_version is {version!r}, expected {FORMAT_VERSION}")
-        try:
-            shards = tuple(Shard(**shard) for shard in content.pop("shards"))
-            n_bins, n_frames = content.pop("shape")
-            return cls(shape=(n_bins, n_frames), shards=shards, **content)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"its keys are not those of version {FORMAT_VERSION}: {error}") from error
+# In a storage: the folder of the shards.
+SHARDS = "shards"
+# What `share` calls the table.
+_TABLE_FILE = "min_max_values.parquet"
+_FETCHES = 8
 
 
 class Saver:
@@ -124,15 +51,26 @@ class Saver:
     Parameters
     ----------
     folder : path-like
-        Of the shards and `format.json`.
+        Of `format.json`, and of the shards when they have no storage.
     table_path : path-like
         Of the min-max table.
+    storage : str, optional
+        Location of a storage for the shards, see `pipeline.storage`; every worker must reach it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], table_path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], table_path: str | os.PathLike[str], storage: str | None = None
+    ) -> None:
         # Absolute, since a worker of a cluster runs in another folder.
         self.folder = Path(folder).absolute()
         self.table_path = Path(table_path).absolute()
+        self.shards = shard_storage(self.folder, storage)
+        self.has_storage = storage is not None
+
+    @property
+    def places(self) -> tuple[Storage, ...]:
+        """Where shards of an earlier run may be: where they belong, and where they were before there was a storage."""
+        return (self.shards, Folder(self.folder)) if self.has_storage else (self.shards,)
 
     def prepare(self) -> Format | None:
         """Make the folders, and withdraw an earlier store: what is there is whole again only after `finish`.
@@ -154,7 +92,7 @@ class Saver:
             return None
 
     def save_shard(self, prefix: str, blocks: list[NDArray[np.float32]]) -> Shard:
-        """Write rows as `<prefix>-<digest>.npy`.
+        """Write rows as `<prefix>-<digest>.npy`, unless they are there.
 
         Parameters
         ----------
@@ -164,17 +102,19 @@ class Saver:
             The rows, in order.
         """
         n_rows = sum(len(block) for block in blocks)
-        temporary = self.folder / f".{prefix}.{secrets.token_hex(8)}.partial"
-        with temporary.open("wb") as file:
-            writer = _HashingWriter(file)
-            header = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, *blocks[0].shape[1:])}
-            np.lib.format.write_array_header_1_0(writer, header)
-            for block in blocks:
-                writer.write(np.ascontiguousarray(block, dtype="<f4").reshape(-1).view(np.uint8).data)
-        digest = writer.hash.hexdigest()
-        name = f"{prefix}-{digest[:16]}.npy"
-        temporary.replace(self.folder / name)
-        return Shard(name, n_rows, writer.n_bytes, digest)
+        header = io.BytesIO()
+        described = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, *blocks[0].shape[1:])}
+        np.lib.format.write_array_header_1_0(header, described)
+        chunks: list[Content] = [header.getvalue()]
+        chunks += [np.ascontiguousarray(block, dtype="<f4").reshape(-1).view(np.uint8).data for block in blocks]
+        digest = hashlib.sha256()
+        for chunk in chunks:
+            digest.update(chunk)
+        sha256 = digest.hexdigest()
+        shard = Shard(f"{prefix}-{sha256[:16]}.npy", n_rows, sum(map(len, chunks)), sha256)
+        if not self.shards.is_intact(shard.name, shard.n_bytes, sha256):
+            self.shards.put(shard.name, chunks)
+        return shard
 
     def finish(
         self,
@@ -184,13 +124,22 @@ class Saver:
         parameters: dict[str, Any],
         versions: dict[str, Any],
     ) -> Format:
-        """Write the table, then `format.json`, and remove shards of earlier runs that it does not name."""
+        """Write the table, then `format.json`, and remove shards of earlier runs that it does not name.
+
+        Those in a storage stay, since other revisions may name them; `pipeline.stages.prune` removes them.
+
+        Raises
+        ------
+        StoreError
+            A shard is not there any more.
+        """
         temporary = self.table_path.with_name(f".{self.table_path.name}.{secrets.token_hex(8)}.partial")
         pq.write_table(table.cast(TABLE_SCHEMA), temporary, compression="zstd")
         table_sha256 = file_sha256(temporary)
         temporary.replace(self.table_path)
         described = Format(parameters, versions, shape, tuple(shards), table_sha256)
-        self._remove_stale({shard.name for shard in described.shards})
+        check_sizes(self.shards, described.shards)
+        self._remove_stale(set() if self.has_storage else {shard.name for shard in described.shards})
         unfinished = self.folder / f".{FORMAT_FILE}.partial"
         unfinished.write_text(described.to_json(), encoding="utf-8")
         unfinished.replace(self.folder / FORMAT_FILE)
@@ -199,10 +148,11 @@ class Saver:
 
     def _remove_stale(self, kept: set[str]) -> None:
         """Remove shards that are not kept, and what killed runs left; nothing that this class did not name."""
-        digest = "[0-9a-f]" * 16
-        for path in [*self.folder.glob(f"*-{digest}.npy"), *self.folder.glob(f".*.{digest}.partial")]:
-            if path.name not in kept:
+        for path in self.folder.iterdir():
+            is_ours = SHARD_NAME.fullmatch(path.name) or PARTIAL_NAME.fullmatch(path.name)
+            if is_ours and path.name not in kept:
                 path.unlink()
+        digest = "[0-9a-f]" * 16
         for path in self.table_path.parent.glob(f".{glob.escape(self.table_path.name)}.{digest}.partial"):
             path.unlink()
 
@@ -213,48 +163,69 @@ class Store:
     Parameters
     ----------
     folder, table_path : path-like
+        As given to `Saver`, or as `share` returned them.
+    storage : str, optional
         As given to `Saver`.
 
     Raises
     ------
     StoreError
         The store is absent, unfinished, of another version, or a file is not the one that `format.json` names.
+    ResourceError
+        The storage does not answer.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], table_path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], table_path: str | os.PathLike[str], storage: str | None = None
+    ) -> None:
         self.folder = Path(folder).absolute()
         self.table_path = Path(table_path).absolute()
         path = self.folder / FORMAT_FILE
         try:
-            self.format = Format.from_json(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            self.format = Format.from_json(content.decode())
         except FileNotFoundError as error:
             raise StoreError(f"{path}: missing; the preprocess stage has not finished here") from error
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error
-        for shard in self.format.shards:
-            _check_size(self.folder / shard.name, shard.n_bytes)
+        # Of `format.json`, which holds the digests of everything else.
+        self.digest = hashlib.sha256(content).hexdigest()
+        self._shards = shard_storage(self.folder, storage)
+        self._mapped: dict[int, NDArray[np.float32]] = {}
+        check_sizes(self._shards, self.format.shards)
+
+    @classmethod
+    def fetch(cls, location: str, storage: str) -> "Store":
+        """Return a store of which `share` has written to a location what describes it."""
+        with open_storage(location).fetched() as folder:
+            store = cls(folder, folder / _TABLE_FILE, storage)
+            # Now, since the folder may be a copy that goes.
+            assert store.table is not None
+            return store
+
+    def share(self, location: str) -> None:
+        """Write what describes this store to a location, for workers that do not see its folder, to `fetch` it."""
+        shared = open_storage(location)
+        shared.put(_TABLE_FILE, [self.table_path.read_bytes()])
+        shared.put(FORMAT_FILE, [(self.folder / FORMAT_FILE).read_bytes()])
 
     @cached_property
     def table(self) -> pa.Table:
         """The min-max table: one line per row, in the order of shards and rows."""
         return read_table(self.table_path, self.format)
 
-    @cached_property
+    @property
     def shards(self) -> list[NDArray[np.float32]]:
         """Every shard as a read-only map of shape (n_rows, n_bins, n_frames)."""
-        return [np.load(self.folder / shard.name, mmap_mode="r") for shard in self.format.shards]
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of `format.json`, which holds the digests of everything else."""
-        return file_sha256(self.folder / FORMAT_FILE)
+        return self._map(range(len(self.format.shards)))
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rows by their place in the table, shape (n, n_bins, n_frames)."""
         x = np.empty((len(indices), *self.format.shape), dtype=np.float32)
-        shard_of, row_of = self._places
-        for out, shard, row in zip(x, shard_of[indices].tolist(), row_of[indices].tolist(), strict=True):
-            out[...] = self.shards[shard][row]
+        shard_of, row_of = (places[indices].tolist() for places in self._places)
+        self._map(sorted(set(shard_of)))
+        for out, shard, row in zip(x, shard_of, row_of, strict=True):
+            out[...] = self._mapped[shard][row]
         return x
 
     def verify(self) -> None:
@@ -267,58 +238,32 @@ class Store:
         """
         assert self.table is not None
         for shard in self.format.shards:
-            found = file_sha256(self.folder / shard.name)
+            found = self._shards.digest(shard.name)
             if found != shard.sha256:
-                raise StoreError(f"{self.folder / shard.name}: sha256 is {found}, expected {shard.sha256}")
+                raise StoreError(f"{self._shards.where(shard.name)}: sha256 is {found}, expected {shard.sha256}")
+
+    def _map(self, wanted: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Return shards by their number, those that nobody has asked for yet being opened side by side."""
+        new = [number for number in wanted if number not in self._mapped]
+        if new:
+            with ThreadPoolExecutor(_FETCHES) as executor:
+                self._mapped.update(zip(new, executor.map(self._open, new), strict=True))
+        return [self._mapped[number] for number in wanted]
+
+    def _open(self, number: int) -> NDArray[np.float32]:
+        shard = self.format.shards[number]
+        try:
+            path = self._shards.local(shard.name, shard.n_bytes, shard.sha256)
+            opened: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        except FileNotFoundError as error:
+            raise missing(self._shards, shard) from error
+        return opened
 
     @cached_property
     def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         return self.table["shard"].to_numpy(), self.table["row"].to_numpy()
 
 
-def read_table(path: Path, described: Format) -> pa.Table:
-    """Return a store's min-max table.
-
-    Raises
-    ------
-    StoreError
-        It is missing, or not the one that was described.
-    """
-    try:
-        if file_sha256(path) != described.table_sha256:
-            raise StoreError(f"{path}: is not the table that {FORMAT_FILE} names")
-        return pq.read_table(path)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: missing") from error
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class _HashingWriter:
-    """A file that hashes and counts what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.hash = hashlib.sha256()
-        self.n_bytes = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        # In blocks that fit the cache, so that hashing finds them there when the copy to the file has read them.
-        for start in range(0, len(data), _BLOCK_BYTES):
-            block = data[start : start + _BLOCK_BYTES]
-            self.hash.update(block)
-            self._file.write(block)
-        self.n_bytes += len(data)
-        return len(data)
-
-
-def _check_size(path: Path, n_bytes: int) -> None:
-    """Refuse a shard that is missing or of another length, which costs no reading."""
-    if not path.is_file():
-        raise StoreError(f"{path}: missing, though {FORMAT_FILE} names it")
-    if path.stat().st_size != n_bytes:
-        raise StoreError(f"{path}: holds {path.stat().st_size} bytes, expected {n_bytes}")
+def shard_storage(folder: Path, storage: str | None) -> Storage:
+    """Return where the shards of a store lie: in its folder, or in a storage."""
+    return Folder(folder) if storage is None else open_storage(storage).at(SHARDS)

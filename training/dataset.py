@@ -138,15 +138,16 @@ def load_spectrograms(
     table_path: str | os.PathLike[str] = "data/min_max_values.parquet",
     split: Split | None = "train",
     target_shape: tuple[int, int] | None = None,
+    storage: str | None = None,
 ) -> Spectrograms:
-    """Return the spectrograms that the preprocess stage wrote, of one split.
+    """Return the spectrograms that the preprocess stage wrote, of one split, from their folder or from a storage.
 
     Examples
     --------
     >>> train = load_spectrograms()  # doctest: +SKIP
     >>> x = train.rows(np.arange(64))  # doctest: +SKIP
     """
-    return Spectrograms(Store(folder, table_path), split, target_shape)
+    return Spectrograms(Store(folder, table_path, storage), split, target_shape)
 
 
 # The name under which people know it.

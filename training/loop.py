@@ -15,9 +15,10 @@ import numpy as np
 import ray.train
 import tensorflow as tf
 
+from pipeline.store import Store
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
-from training.dataset import Spectrograms, load_spectrograms
+from training.dataset import Spectrograms
 from training.initialisation import start_as_pca
 from training.params import AutoencoderSection, TrainSection
 from training.progress import Epoch, Progress
@@ -31,9 +32,11 @@ class Job:
     Attributes
     ----------
     spectrograms, table, checkpoints : str
-        Absolute paths that every worker sees.
+        Absolute paths that every worker sees; the last may be a bucket's.
     autoencoder, train : sections of `params.yaml`
     cpus_per_worker : int
+    storage, index : str, optional
+        Locations of the shards' storage, and of what `Store.share` has written there in place of the first two.
     """
 
     spectrograms: str
@@ -42,6 +45,14 @@ class Job:
     autoencoder: AutoencoderSection
     train: TrainSection
     cpus_per_worker: int
+    storage: str | None = None
+    index: str | None = None
+
+    def open_store(self) -> Store:
+        """Return the spectrograms."""
+        if self.storage is None or self.index is None:
+            return Store(self.spectrograms, self.table, self.storage)
+        return Store.fetch(self.index, self.storage)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -63,8 +74,9 @@ def run_worker(job: Job, rank: int, num_workers: int, report: Callable[[Epoch], 
     """
     settings = job.train
     strategy = join(settings.seed, job.cpus_per_worker, num_workers)
-    train = load_spectrograms(job.spectrograms, job.table, "train", settings.target_shape)
-    validation = load_spectrograms(job.spectrograms, job.table, "validation", settings.target_shape)
+    store = job.open_store()
+    train = Spectrograms(store, "train", settings.target_shape)
+    validation = Spectrograms(store, "validation", settings.target_shape)
     steps_per_epoch = len(train) // settings.global_batch_size
     with strategy.scope():
         autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())

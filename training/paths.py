@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.paths import REPORTS
+from pipeline.storage import open_storage
 
 MODEL = Path("models/autoencoder")
 CHECKPOINTS = Path("checkpoints")
@@ -21,3 +22,10 @@ MAP = GENERATION / "map.csv"
 GENERATION_METRICS = GENERATION / "metrics.json"
 PAGE = REPORTS / "listen.html"
 REGISTERED = REPORTS / "register" / "registered.json"
+
+
+def checkpoint_location(key: str, storage: str | None) -> str:
+    """Return where the checkpoints of a training lie: in the project, or in the storage when there is one."""
+    if storage is None:
+        return str(CHECKPOINTS.absolute() / key)
+    return open_storage(storage).at(CHECKPOINTS.name).at(key).location

@@ -21,7 +21,7 @@ from pipeline.corpus import list_clips
 from pipeline.errors import CorpusError, ResourceError
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.paths import REJECTED, SAMPLE_CORPUS, SUMMARY, TABLE
-from pipeline.store import file_sha256
+from pipeline.storage import file_sha256
 from training import provenance, tracking, tracking_origin
 from training.params import Params
 

@@ -6,8 +6,7 @@ are stopped early (ASHA). Each is a run in MLflow under one parent. Ends with th
 
 import argparse
 import math
-import shutil
-import tempfile
+import secrets
 from typing import Any
 
 from ray import tune
@@ -18,10 +17,11 @@ from pipeline import command, engine
 from pipeline.errors import ParameterError, ResourceError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
+from pipeline.storage import open_storage
 from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.params import Params
-from training.paths import CHECKPOINTS
+from training.paths import checkpoint_location
 from training.progress import Epoch
 from training.space import parse_space, with_values
 from training.tracking_search import SearchRun, search_run
@@ -85,7 +85,7 @@ def shown(config: dict[str, Any]) -> str:
 
 
 def run_search(
-    params: Params, space: dict[str, Any], run: SearchRun, arguments: argparse.Namespace
+    params: Params, space: dict[str, Any], store: Store, run: SearchRun, arguments: argparse.Namespace
 ) -> tuple[dict[str, Any], Epoch]:
     """Run all trials, and return the values of the best and its best epoch.
 
@@ -94,9 +94,13 @@ def run_search(
     ResourceError
         No trial has come to an epoch's end.
     """
-    CHECKPOINTS.mkdir(exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="search-", dir=CHECKPOINTS.absolute())
-    search = Search(params, str(SPECTROGRAMS.absolute()), str(TABLE.absolute()), folder)
+    storage = params.resources.storage
+    place = open_storage(checkpoint_location(f"search-{secrets.token_hex(4)}", storage))
+    index = None
+    if storage is not None:
+        index = place.at("index").location
+        store.share(index)
+    search = Search(params, str(SPECTROGRAMS.absolute()), str(TABLE.absolute()), place.location, index)
     resources = {"cpu": float(params.resources.cpus_per_worker), "gpu": float(params.resources.use_gpu)}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, search=search), resources),
@@ -110,12 +114,12 @@ def run_search(
             # TensorFlow takes its settings once in a process.
             reuse_actors=False,
         ),
-        run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[Follower(run, params)]),
+        run_config=tune.RunConfig(storage_path=place.location, verbose=0, callbacks=[Follower(run, params)]),
     )
     try:
         results = tuner.fit()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        place.clear()
     if results.num_errors == len(results):
         reason = " ".join(str(results.errors[0]).split())
         raise ResourceError(f"all {len(results)} trials failed, the first with: {reason}")
@@ -135,12 +139,12 @@ def main(arguments: argparse.Namespace) -> None:
             f"--trials={arguments.trials} must be at least 1, and --grace={arguments.grace} from 1 to "
             f"train.epochs={params.train.epochs}"
         )
-    store = Store(SPECTROGRAMS, TABLE)
+    store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
     with tracking.connect() as client, search_run(client, params, arguments.space) as run:
         tracking_origin.log_data(client, run.run_id, params.corpus.dir, store)
         with engine.connect(arguments.verbose) as cpus:
             engine.check_workers("one trial", 1, params.resources.cpus_per_worker, cpus)
-            best = run_search(params, space, run, arguments)
+            best = run_search(params, space, store, run, arguments)
         values, epoch = best
         run.log_best(values, epoch)
     print(f"search: best val_mse {epoch.val_mse:.6f} after epoch {epoch.epoch}; MLflow run {run.run_id}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import command
 from pipeline.errors import AudioError, CorpusError
+from pipeline.params import PARAMS_FILE, PipelineParams, read_params
 from pipeline.parts import Parts
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.resampler import count_resampled
@@ -78,9 +79,17 @@ def write_sound(path: Path, store: Store, rows: NDArray[np.int64]) -> float:
     return n_total / rate
 
 
+def open_store(arguments: argparse.Namespace) -> Store:
+    """Return the project's store, with its shards where `resources.storage` says, or the one that was asked for."""
+    if arguments.folder is not None:
+        return Store(arguments.folder, arguments.table, arguments.storage)
+    storage = arguments.storage or read_params(PipelineParams, arguments.params).resources.storage
+    return Store(SPECTROGRAMS, arguments.table, storage)
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Show what was asked for."""
-    store = Store(arguments.folder, arguments.table)
+    store = open_store(arguments)
     if arguments.verify:
         store.verify()
         print(f"inspect: every byte of {store.folder} and {store.table_path.name} is as it was written")
@@ -106,7 +115,9 @@ if __name__ == "__main__":
     parser.add_argument("--picture", type=Path, help="the PNG to draw")
     parser.add_argument("--sound", type=Path, help="the WAV file to write")
     parser.add_argument("--verify", action="store_true", help="compare every file with its hash")
-    parser.add_argument("--folder", type=Path, default=SPECTROGRAMS, help="of the store (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help=f"of another store than the project's, {SPECTROGRAMS}")
     parser.add_argument("--table", type=Path, default=TABLE, help="its table (default: %(default)s)")
+    parser.add_argument("--storage", help="where its shards lie (default: the project's resources.storage; its folder)")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="the parameter file (default: %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     command.run(main, parser.parse_args())

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import command, engine
+from pipeline import command, engine, storage
 from pipeline.corpus import Corpus, Rejection, Splitter, list_clips
 from pipeline.errors import ResourceError
 from pipeline.levels import Leveller
@@ -38,7 +37,7 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
             wanted.n_fft, wanted.hop_length, wanted.drop_nyquist, wanted.ref, wanted.amin, wanted.top_db
         ),
         MinMaxNormaliser(*wanted.range),
-        Saver(SPECTROGRAMS, TABLE),
+        Saver(SPECTROGRAMS, TABLE, params.resources.storage),
         Splitter(label=params.corpus.label, **params.split.model_dump()),
         wanted.max_rejected_share,
         wanted.segment,
@@ -50,17 +49,12 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
 def check_disk(pipeline: PreprocessingPipeline, corpus: Corpus, n_rows: int) -> None:
     """Say how much disk the spectrograms will take, and stop when it is not there."""
     needed = pipeline.row_bytes * n_rows
-    SPECTROGRAMS.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(SPECTROGRAMS.parent).free
-    print(
-        f"preprocess: {len(corpus.clips)} clips, {_megabytes(needed)} of spectrograms and as much again in DVC's cache "
-        f"unless it links; {_megabytes(free)} free",
-        flush=True,
-    )
-    if needed > free:
-        raise ResourceError(
-            f"{SPECTROGRAMS} needs {_megabytes(needed)} for {len(corpus.clips)} clips, and {_megabytes(free)} are free"
-        )
+    n_clips, place, free = len(corpus.clips), pipeline.saver.shards.location, pipeline.saver.shards.free_bytes()
+    where = f"in {place}" if pipeline.saver.has_storage else "and as much again in DVC's cache unless it links"
+    room = "" if free is None else f"; {_megabytes(free)} free"
+    print(f"preprocess: {n_clips} clips, {_megabytes(needed)} of spectrograms {where}{room}", flush=True)
+    if free is not None and needed > free:
+        raise ResourceError(f"{place} needs {_megabytes(needed)} for {n_clips} clips, and {_megabytes(free)} are free")
 
 
 def with_progress(results: Iterable[Any], total: int, what: str) -> Iterator[Any]:
@@ -95,6 +89,8 @@ def main(arguments: argparse.Namespace) -> None:
     params = read_params(PipelineParams, arguments.params)
     pipeline = build(params)
     corpus = list_clips(Path(params.corpus.dir))
+    if params.resources.storage is not None:
+        storage.check(params.resources.storage)
     if pipeline.segment == "first":
         check_disk(pipeline, corpus, len(corpus.clips))
     with engine.connect(arguments.verbose) as cpus:
@@ -112,7 +108,7 @@ def main(arguments: argparse.Namespace) -> None:
             write_report({"rejected": len(error.rejected)}, error.rejected)
             raise
     write_report(summarise(report), report.rejected)
-    draw_corpus(PICTURE, Store(SPECTROGRAMS, TABLE))
+    draw_corpus(PICTURE, Store(SPECTROGRAMS, TABLE, params.resources.storage))
     for rejection in report.rejected[:20]:
         print(f"rejected: {rejection.clip_id}: {rejection.reason}: {rejection.detail}")
     if len(report.rejected) > 20:

@@ -219,7 +219,7 @@ def test_a_corpus_that_does_not_fit_the_disk(tmp_path, monkeypatch, write_params
     n_mib = 3 * 4 * 256 * (1 + 3 * 10**9 * 22050 // 256) // 2**20
 
     with pytest.raises(
-        ResourceError, match=f"^data/spectrograms needs {n_mib:,} MiB for 3 clips, and [0-9,]+ MiB are free$"
+        ResourceError, match=f"^{tmp_path}/data/spectrograms needs {n_mib:,} MiB for 3 clips, and [0-9,]+ MiB are free$"
     ):
         preprocess.check_disk(preprocess.build(read_params(PipelineParams, path)), corpus, 3)
 

@@ -5,8 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.artifact import FORMAT_FILE, FORMAT_VERSION, TABLE_SCHEMA, Format, Shard
 from pipeline.errors import StoreError
-from pipeline.store import FORMAT_FILE, FORMAT_VERSION, TABLE_SCHEMA, Format, Saver, Shard, Store
+from pipeline.store import Saver, Store
 
 SHAPE = (3, 4)
 
@@ -219,7 +220,7 @@ def test_a_damaged_format_file(store, content, message):
 
 def test_earlier_shards_and_what_killed_runs_left_are_removed(saver, store, rows):
     leftovers = [
-        saver.folder / f".3.{'a' * 16}.partial",
+        saver.folder / f".3-{'d' * 16}.npy.{'a' * 16}.partial",
         saver.folder / f"0-{'b' * 16}.npy",
         saver.table_path.with_name(f".table.parquet.{'c' * 16}.partial"),
     ]
@@ -236,7 +237,10 @@ def test_earlier_shards_and_what_killed_runs_left_are_removed(saver, store, rows
 
 def test_files_of_others_stay(saver, rows):
     saver.prepare()
-    others = [saver.folder / name for name in ("my-notes.npy", ".draft.partial", "readme-first.txt", "0-1.npy")]
+    others = [
+        saver.folder / name
+        for name in ("my-notes.npy", ".draft.partial", "readme-first.txt", "0-1.npy", f"g-{'a' * 16}.npy")
+    ]
     others.append(saver.table_path.with_name(".table.parquet.mine.partial"))
     for path in others:
         path.write_text("mine")

@@ -23,6 +23,8 @@ ABSENT = [
     "midirenderer",
 ]
 CORE = [
+    "artifact",
+    "bucket",
     "command",
     "corpus",
     "decoder",
@@ -42,6 +44,7 @@ CORE = [
     "reuse",
     "shards",
     "spectrogram",
+    "storage",
     "store",
     "summary",
     "versions",

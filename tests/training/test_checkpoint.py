@@ -4,6 +4,7 @@ import math
 import shutil
 import sys
 import threading
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -89,12 +90,12 @@ def test_the_newest_and_the_best_stay(checkpoints, states, reader):
     for number in (1, 2, 3):
         checkpoints.save(states[number].autoencoder, make_progress(*errors[:number]))
 
-    assert names(checkpoints.folder) == ["best-00002", "epoch-00003"]
+    assert names(Path(checkpoints.location)) == ["best-00002", "epoch-00003"]
     assert checkpoints.resume(reader.autoencoder) == make_progress(*errors)
     assert_equal(reader.numbers, states[3].numbers)
     assert_equal(weights(checkpoints.load_best()), weights(states[2].autoencoder))
     # Numbers and text only.
-    assert {path.suffix for path in checkpoints.folder.rglob("*.*")} == {".json", ".h5", ".npz"}
+    assert {path.suffix for path in Path(checkpoints.location).rglob("*.*")} == {".json", ".h5", ".npz"}
 
 
 def test_a_checkpoint_is_complete_and_its_numbers_are_exact(checkpoints, states):
@@ -102,7 +103,7 @@ def test_a_checkpoint_is_complete_and_its_numbers_are_exact(checkpoints, states)
     checkpoints.save(states[1].autoencoder, progress)
 
     assert checkpoints.progress() == progress
-    with np.load(checkpoints.folder / "epoch-00003" / "optimizer.npz", allow_pickle=False) as file:
+    with np.load(Path(checkpoints.location) / "epoch-00003" / "optimizer.npz", allow_pickle=False) as file:
         assert len(file.files) == len(states[1].autoencoder.optimizer.variables)
 
 
@@ -112,7 +113,7 @@ def test_other_trainings_are_left_alone(tmp_path, checkpoints, states):
     checkpoints.save(states[2].autoencoder, make_progress(0.4))
     checkpoints.remove()
 
-    assert not checkpoints.folder.exists()
+    assert not Path(checkpoints.location).exists()
     assert checkpoints.progress() == Progress()
     assert names(tmp_path) == ["other"]
     assert other.progress() == make_progress(0.5)
@@ -179,7 +180,7 @@ def test_a_kill_while_saving(checkpoints, states, reader, killer, errors):
     found_epochs = set()
 
     for _ in survivors(
-        killer, checkpoints.folder, lambda: checkpoints.save(states[3].autoencoder, make_progress(*errors))
+        killer, Path(checkpoints.location), lambda: checkpoints.save(states[3].autoencoder, make_progress(*errors))
     ):
         progress = checkpoints.resume(reader.autoencoder)
         found_epochs.add(progress.epoch)
@@ -188,7 +189,7 @@ def test_a_kill_while_saving(checkpoints, states, reader, killer, errors):
         assert_equal(weights(checkpoints.load_best()), weights(states[progress.best.epoch].autoencoder))
 
         checkpoints.save(states[3].autoencoder, make_progress(*errors))
-        assert names(checkpoints.folder) == [f"best-0000{make_progress(*errors).best.epoch}", "epoch-00003"]
+        assert names(Path(checkpoints.location)) == [f"best-0000{make_progress(*errors).best.epoch}", "epoch-00003"]
         assert checkpoints.resume(reader.autoencoder) == make_progress(*errors)
         assert_equal(reader.numbers, states[3].numbers)
 
@@ -196,20 +197,22 @@ def test_a_kill_while_saving(checkpoints, states, reader, killer, errors):
 
 
 def test_a_kill_in_the_first_epoch(checkpoints, states, reader, killer):
-    checkpoints.folder.mkdir()
-    for _ in survivors(killer, checkpoints.folder, lambda: checkpoints.save(states[1].autoencoder, make_progress(0.5))):
+    Path(checkpoints.location).mkdir()
+    for _ in survivors(
+        killer, Path(checkpoints.location), lambda: checkpoints.save(states[1].autoencoder, make_progress(0.5))
+    ):
         progress = checkpoints.resume(reader.autoencoder)
         assert progress in (Progress(), make_progress(0.5))
         if progress.epoch:
             assert_equal(reader.numbers, states[1].numbers)
         checkpoints.save(states[1].autoencoder, make_progress(0.5))
-        assert names(checkpoints.folder) == ["best-00001", "epoch-00001"]
+        assert names(Path(checkpoints.location)) == ["best-00001", "epoch-00001"]
 
 
 def test_a_kill_while_removing(tmp_path, checkpoints, states, reader, killer):
     checkpoints.save(states[1].autoencoder, make_progress(0.5))
     checkpoints.save(states[2].autoencoder, make_progress(0.5, 0.6))
-    for _ in survivors(killer, checkpoints.folder, checkpoints.remove):
+    for _ in survivors(killer, Path(checkpoints.location), checkpoints.remove):
         progress = checkpoints.resume(reader.autoencoder)
         assert progress in (Progress(), make_progress(0.5, 0.6))
         if progress.epoch:
@@ -249,7 +252,7 @@ def test_one_who_looks_while_another_saves_sees_whole_epochs(checkpoints, states
 def damaged(checkpoints, states):
     """Return checkpoints after an epoch, and its folder to do something to."""
     checkpoints.save(states[1].autoencoder, make_progress(0.5))
-    return checkpoints, checkpoints.folder / "epoch-00001"
+    return checkpoints, Path(checkpoints.location) / "epoch-00001"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def finish(children, code=0):
 
 def result_of(checkpoints):
     """Return history, weights and optimizer of a training."""
-    folder = Checkpoints(checkpoints).folder
+    folder = checkpoints
     progress = Checkpoints(folder).progress()
     latest = folder / f"epoch-{progress.epoch:05d}"
     with np.load(latest / "optimizer.npz", allow_pickle=False) as file:

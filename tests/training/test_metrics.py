@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.store import TABLE_SCHEMA, Saver, Store
+from pipeline.artifact import TABLE_SCHEMA
+from pipeline.store import Saver, Store
 from training.dataset import Spectrograms
 from training.metrics import LinearAutoencoder, mean_predictor, mean_squared_error, mean_squared_error_by_bin
 

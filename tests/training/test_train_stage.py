@@ -6,12 +6,12 @@ import mlflow
 import numpy as np
 import pytest
 
+from pipeline.artifact import FORMAT_FILE
 from pipeline.corpus import Splitter
 from pipeline.loader import Loader
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.paths import SPECTROGRAMS
 from pipeline.spectrogram import LogSpectrogramExtractor
-from pipeline.store import FORMAT_FILE
 from tests.training.conftest import ABSENT, DURATION_S, NETWORK, SAMPLE_RATE, SHAPE, randomised, write_notes
 from tests.training.processes import python_m, said
 from training.autoencoder import Autoencoder

@@ -15,10 +15,11 @@ from pipeline import command
 from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
+from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.checkpoint import Checkpoints
 from training.codes import choose_rows
-from training.dataset import Spectrograms, load_spectrograms
+from training.dataset import Spectrograms
 from training.description import Description
 from training.distances import bootstrap_interval, multi_resolution_stft_distance, spectral_convergence_db
 from training.metrics import (
@@ -29,7 +30,7 @@ from training.metrics import (
 )
 from training.originals import Originals
 from training.params import Params
-from training.paths import BANDS, CHECKPOINTS, CURVES, EVALUATION, LABELS, MODEL, PICTURE, SOUNDS, TEST_METRICS
+from training.paths import BANDS, CURVES, EVALUATION, LABELS, MODEL, PICTURE, SOUNDS, TEST_METRICS, checkpoint_location
 from training.pictures import reconstruction_grid
 from training.progress import read_curves
 from training.sound import SoundAutoencoder
@@ -191,8 +192,9 @@ def main(arguments: argparse.Namespace) -> None:
     params = read_params(Params, arguments.params)
     description = Description.load(MODEL)
     sound = SoundAutoencoder.load(MODEL)
-    train = load_spectrograms(SPECTROGRAMS, TABLE, "train", params.train.target_shape)
-    test = load_spectrograms(SPECTROGRAMS, TABLE, "test", params.train.target_shape)
+    store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
+    train = Spectrograms(store, "train", params.train.target_shape)
+    test = Spectrograms(store, "test", params.train.target_shape)
     if description.data_digest != test.store.digest:
         raise StoreError(
             f"{MODEL} was trained on other spectrograms than {SPECTROGRAMS} holds; run the train stage again"
@@ -216,7 +218,7 @@ def main(arguments: argparse.Namespace) -> None:
     ):
         tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, test.store)
         tracking.log_evaluation(client, run.info.run_id, figures, written)
-    Checkpoints(CHECKPOINTS.absolute() / description.training_key).remove()
+    Checkpoints(checkpoint_location(description.training_key, params.resources.storage)).remove()
     print(
         "evaluate: test_mse {test_mse:.6f} (PCA of {pca_components} components {pca_test_mse:.6f}, mean predictor "
         "{mean_predictor_test_mse:.6f}) on {test_clips} clips; {test_mse_db:.1f} dB^2; log-spectral distance of the "

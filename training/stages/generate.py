@@ -14,9 +14,10 @@ from pipeline import command
 from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
+from pipeline.store import Store
 from training import tracking
 from training.codes import Codes, choose_rows, encode
-from training.dataset import Spectrograms, load_spectrograms
+from training.dataset import Spectrograms
 from training.density import Density
 from training.description import Description
 from training.distances import frechet_distance, log_mel_statistics, nearest
@@ -202,8 +203,9 @@ def main(arguments: argparse.Namespace) -> None:
     section = params.generate
     description = Description.load(MODEL)
     sound, density = SoundAutoencoder.load(MODEL), Density.load(MODEL)
-    train = load_spectrograms(SPECTROGRAMS, TABLE, "train", params.train.target_shape)
-    test = load_spectrograms(SPECTROGRAMS, TABLE, "test", params.train.target_shape)
+    store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
+    train = Spectrograms(store, "train", params.train.target_shape)
+    test = Spectrograms(store, "test", params.train.target_shape)
     if description.data_digest != test.store.digest:
         raise StoreError(
             f"{MODEL} was trained on other spectrograms than {SPECTROGRAMS} holds; run the train stage again"

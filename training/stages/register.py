@@ -58,7 +58,7 @@ def distances_db(registry: Registry, champion: Version, candidate: Version, para
     # TensorFlow takes seconds to import, and a first version is compared with none.
     from training.comparison import held_out_sounds, load_sound, mean_distance_db  # noqa: PLC0415
 
-    sounds = held_out_sounds(Store(SPECTROGRAMS, TABLE), Path(params.corpus.dir))
+    sounds = held_out_sounds(Store(SPECTROGRAMS, TABLE, params.resources.storage), Path(params.corpus.dir))
     duration_s = params.preprocess.duration_s
     ours = load_sound(MODEL)
     if same_data(champion, candidate) and _DISTANCE in champion.tags:

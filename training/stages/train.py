@@ -1,9 +1,9 @@
 """Stage `train`: the autoencoder, by Ray Train's workers, in one MLflow run."""
 
 import argparse
+import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 import threading
 import time
@@ -15,28 +15,30 @@ import numpy as np
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.tensorflow import TensorflowTrainer
 
-from pipeline import command, engine
+from pipeline import command, engine, storage
 from pipeline.errors import CorpusError, ModelError, ParameterError, ResourceError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
-from pipeline.store import file_sha256
+from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.codes import choose_rows, encode
-from training.dataset import Spectrograms, load_spectrograms
+from training.dataset import Spectrograms
 from training.density import Density
 from training.description import DESCRIPTION_FILE, Description
 from training.initialisation import check_starts_as_pca
 from training.loop import Job, train_worker
 from training.params import Params
-from training.paths import CHECKPOINTS, CURVES, MODEL, TRAIN_METRICS
+from training.paths import CURVES, MODEL, TRAIN_METRICS, checkpoint_location
 from training.pictures import reconstruction_grid
 from training.progress import Epoch, write_curves
 from training.sound import SoundAutoencoder
 
 _DENSITY_ROWS = 10_000
 PICTURES = 5
+# Beside the checkpoints, while a training runs: Ray's notes on it, and what describes the spectrograms.
+RAY_NOTES, INDEX = ".ray", ".data"
 _SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "initialisation.py", "loop.py", "step.py")
 
 
@@ -47,7 +49,7 @@ def training_key(params: Params, data_digest: str) -> str:
         "data": data_digest,
         "autoencoder": params.autoencoder.model_dump(),
         "train": params.train.model_dump(),
-        "code": {name: file_sha256(folder / name) for name in _SHAPES_THE_MODEL},
+        "code": {name: storage.file_sha256(folder / name) for name in _SHAPES_THE_MODEL},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -128,8 +130,10 @@ class Watcher:
         self._printed = len(history)
 
     def _follow(self) -> None:
-        while not self._stop.wait(0.5):
-            self.look()
+        while not self._stop.wait(self._checkpoints.poll_s):
+            # A storage that is away is asked again, and in the end.
+            with contextlib.suppress(ResourceError):
+                self.look()
 
 
 def draw_progress(
@@ -157,15 +161,26 @@ def draw_progress(
         log(path, epoch)
 
 
-def fit(params: Params, checkpoints: Checkpoints, verbose: bool) -> None:
+def share(store: Store, checkpoints: Checkpoints, where: str | None) -> str | None:
+    """Write what describes the spectrograms to the storage, and return where; workers may not see this folder then."""
+    if where is None:
+        return None
+    location = checkpoints.beside(INDEX).location
+    store.share(location)
+    return location
+
+
+def fit(params: Params, store: Store, checkpoints: Checkpoints, verbose: bool) -> None:
     """Run the workers until the training is finished."""
     job = Job(
         str(SPECTROGRAMS.absolute()),
         str(TABLE.absolute()),
-        str(checkpoints.folder),
+        checkpoints.location,
         params.autoencoder,
         params.train,
         params.resources.cpus_per_worker,
+        params.resources.storage,
+        share(store, checkpoints, params.resources.storage),
     )
     resources = params.resources
     with engine.connect(verbose) as cpus:
@@ -179,7 +194,7 @@ def fit(params: Params, checkpoints: Checkpoints, verbose: bool) -> None:
             run_config=RunConfig(
                 # Ray's own notes on this start; what a training goes on from is in the checkpoints.
                 name=str(time.time_ns()),
-                storage_path=str(ray_folder(checkpoints)),
+                storage_path=checkpoints.beside(RAY_NOTES).location,
                 failure_config=FailureConfig(max_failures=resources.max_failures),
             ),
         )
@@ -196,11 +211,6 @@ def fit(params: Params, checkpoints: Checkpoints, verbose: bool) -> None:
             f"train: the error is no longer finite after epoch {progress.epoch}; lower "
             f"train.learning_rate={params.train.learning_rate}"
         )
-
-
-def ray_folder(checkpoints: Checkpoints) -> Path:
-    """Return where Ray Train keeps its notes on a training."""
-    return checkpoints.folder.with_name(f"{checkpoints.folder.name}.ray")
 
 
 def export(checkpoints: Checkpoints, description: Description, train: Spectrograms, seed: int) -> Autoencoder:
@@ -229,11 +239,14 @@ def fit_density(autoencoder: Autoencoder, train: Spectrograms, seed: int) -> Den
 def main(arguments: argparse.Namespace) -> None:
     """Train the autoencoder that `params.yaml` describes, or go on where a killed run stopped."""
     params = read_params(Params, arguments.params)
-    train = load_spectrograms(SPECTROGRAMS, TABLE, "train", params.train.target_shape)
-    validation = load_spectrograms(SPECTROGRAMS, TABLE, "validation", params.train.target_shape)
+    if params.resources.storage is not None:
+        storage.check(params.resources.storage)
+    store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
+    train = Spectrograms(store, "train", params.train.target_shape)
+    validation = Spectrograms(store, "validation", params.train.target_shape)
     check(params, train, validation)
     key = training_key(params, train.store.digest)
-    checkpoints = Checkpoints(CHECKPOINTS.absolute() / key)
+    checkpoints = Checkpoints(checkpoint_location(key, params.resources.storage))
     progress = checkpoints.progress()
     print(
         f"train: {len(train)} spectrograms, {len(validation)} for validation, {params.resources.train_workers} workers"
@@ -247,12 +260,13 @@ def main(arguments: argparse.Namespace) -> None:
         draw = partial(draw_progress, checkpoints, description, validation, params.evaluate.examples, picture)
         with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs, draw):
             if not progress.is_finished(params.train.epochs, params.train.patience):
-                fit(params, checkpoints, arguments.verbose)
+                fit(params, store, checkpoints, arguments.verbose)
         export(checkpoints, description, train, params.train.seed)
         tracking.log_model(client, run.info.run_id, MODEL)
     # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
     # would cost the whole training.
-    shutil.rmtree(ray_folder(checkpoints), ignore_errors=True)
+    for suffix in (RAY_NOTES, INDEX):
+        checkpoints.beside(suffix).clear()
     best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
     print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
 
