@@ -133,12 +133,13 @@ class Saver:
         StoreError
             A shard is not there any more.
         """
+        shards = tuple(shards)
+        check_sizes(self.shards, shards)
         temporary = self.table_path.with_name(f".{self.table_path.name}.{secrets.token_hex(8)}.partial")
         pq.write_table(table.cast(TABLE_SCHEMA), temporary, compression="zstd")
         table_sha256 = file_sha256(temporary)
         temporary.replace(self.table_path)
-        described = Format(parameters, versions, shape, tuple(shards), table_sha256)
-        check_sizes(self.shards, described.shards)
+        described = Format(parameters, versions, shape, shards, table_sha256)
         self._remove_stale(set() if self.has_storage else {shard.name for shard in described.shards})
         unfinished = self.folder / f".{FORMAT_FILE}.partial"
         unfinished.write_text(described.to_json(), encoding="utf-8")

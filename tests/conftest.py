@@ -14,6 +14,7 @@ from pipeline.padder import Padder
 from pipeline.preprocessing import PreprocessingPipeline
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
+from tests import s3
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -76,3 +77,17 @@ def make_pipeline(tmp_path):
 def open_store(tmp_path):
     """Return a function that reads what `make_pipeline`'s pipelines wrote."""
     return lambda folder="out": Store(tmp_path / folder / "spectrograms", tmp_path / folder / "min_max_values.parquet")
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """An S3 server on this machine."""
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_let_in(s3_server, tmp_path, monkeypatch):
+    """Let this process use that server, with a cache of its own; the folder of the cache."""
+    s3.let_in(monkeypatch, s3_server, tmp_path / "cache")
+    return tmp_path / "cache"

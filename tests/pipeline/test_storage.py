@@ -19,22 +19,9 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def server():
-    with s3.running() as server:
-        yield server
-
-
 @pytest.fixture
-def let_in(server, tmp_path, monkeypatch):
-    """The environment of a program that may use the server, with a cache of its own; returns the cache."""
-    s3.let_in(monkeypatch, server, tmp_path / "cache")
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def bucket(request, server, let_in):
-    return open_storage(server.location(f"{request.node.name}/below"))
+def bucket(request, s3_server, s3_let_in):
+    return open_storage(s3_server.location(f"{request.node.name}/below"))
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -155,21 +142,21 @@ def test_nothing_is_left_of_a_write_that_failed(tmp_path):
 # --- buckets
 
 
-def test_what_is_cached_is_fetched_once(server, bucket, let_in):
+def test_what_is_cached_is_fetched_once(bucket, s3_let_in):
     content = os.urandom(1000)
     bucket.put("0-ab.npy", [content])
     path = bucket.local("0-ab.npy", 1000, sha256(content))
 
     assert path.read_bytes() == content
-    assert path.is_relative_to(let_in)
+    assert path.is_relative_to(s3_let_in)
     bucket.remove("0-ab.npy")
     assert bucket.local("0-ab.npy", 1000, sha256(content)) == path
     with pytest.raises(FileNotFoundError):
         bucket.local("1-cd.npy", 1000, sha256(b""))
-    assert not list(let_in.rglob("*.partial"))
+    assert not list(s3_let_in.rglob("*.partial"))
 
 
-def test_many_may_fetch_the_same_at_once(bucket, let_in):
+def test_many_may_fetch_the_same_at_once(bucket, s3_let_in):
     content = os.urandom(3 << 20)
     bucket.put("a.npy", [content])
     with ThreadPoolExecutor(8) as executor:
@@ -179,11 +166,11 @@ def test_many_may_fetch_the_same_at_once(bucket, let_in):
     assert sorted(path.name for path in paths.pop().parent.iterdir()) == [".lock", f"{sha256(content)}.npy"]
 
 
-def test_what_is_not_what_its_digest_says_is_not_cached(bucket, let_in):
+def test_what_is_not_what_its_digest_says_is_not_cached(bucket, s3_let_in):
     bucket.put("a.npy", [b"other"])
     with pytest.raises(StoreError, match=rf"a\.npy: sha256 is {sha256(b'other')}, expected {sha256(b'bytes')}; remove"):
         bucket.local("a.npy", 5, sha256(b"bytes"))
-    assert [path.name for path in let_in.rglob("*") if path.is_file()] == [".lock"]
+    assert [path.name for path in s3_let_in.rglob("*") if path.is_file()] == [".lock"]
 
 
 def test_a_cache_that_cannot_be_written(bucket, tmp_path, monkeypatch):
@@ -201,21 +188,21 @@ def test_a_cache_that_cannot_be_written(bucket, tmp_path, monkeypatch):
         ("AWS_SECRET_ACCESS_KEY", "wrong", "SIGNATURE_DOES_NOT_MATCH"),
     ],
 )
-def test_wrong_credentials_are_not_tried_twice(server, let_in, monkeypatch, name, value, reason):
+def test_wrong_credentials_are_not_tried_twice(s3_server, s3_let_in, monkeypatch, name, value, reason):
     monkeypatch.setenv(name, value)
     # An hour of waiting would be noticed.
-    location = server.location("refused").replace("&scheme", "&region=us-east-1&scheme")
+    location = s3_server.location("refused").replace("&scheme", "&region=us-east-1&scheme")
     with pytest.raises(ResourceError, match=rf"s3://{s3.BUCKET}/refused/a: cannot be written: .*{reason}"):
         _with_fresh_connection(lambda: Bucket(location, [3600.0]).put("a", [b"a"]))
 
 
-def test_a_bucket_that_is_not_there(server, let_in):
-    location = server.location("x").replace(s3.BUCKET, "nobodys")
+def test_a_bucket_that_is_not_there(s3_server, s3_let_in):
+    location = s3_server.location("x").replace(s3.BUCKET, "nobodys")
     with pytest.raises(ResourceError, match=r"s3://nobodys/x/\.probe-\w+: cannot be written: .*NO_SUCH_BUCKET"):
         check(location)
 
 
-def test_a_server_that_is_not_there(let_in):
+def test_a_server_that_is_not_there(s3_let_in):
     (port,) = s3.free_ports(1)
     bucket = Bucket(f"s3://sounds/x?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1", [0.01])
     for use in (lambda: bucket.put("a", [b"a"]), bucket.entries):
@@ -223,12 +210,12 @@ def test_a_server_that_is_not_there(let_in):
             use()
 
 
-def test_a_server_may_be_named_by_the_environment(server, let_in, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.endpoint}")
+def test_a_server_may_be_named_by_the_environment(s3_server, s3_let_in, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server.endpoint}")
     bucket = open_storage(f"s3://{s3.BUCKET}/by-environment")
     _with_fresh_connection(lambda: bucket.put("a", [b"a"]))
 
-    assert server.keys("by-environment") == ["by-environment/a"]
+    assert s3_server.keys("by-environment") == ["by-environment/a"]
 
 
 def _with_fresh_connection(action):
@@ -242,7 +229,7 @@ def _with_fresh_connection(action):
         _connect.cache_clear()
 
 
-def test_a_server_that_dies_in_the_middle_of_an_upload(let_in, monkeypatch):
+def test_a_server_that_dies_in_the_middle_of_an_upload(s3_let_in, monkeypatch):
     """Killed when a part of the object is on its disk: the object is absent, and whole when the server is back."""
     content = os.urandom(48 << 20)
     with s3.running() as server:
