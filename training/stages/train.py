@@ -19,6 +19,7 @@ from pipeline import command, engine, storage
 from pipeline.errors import CorpusError, ModelError, ParameterError, ResourceError
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
+from pipeline.storage import file_sha256
 from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.autoencoder import Autoencoder
@@ -49,7 +50,7 @@ def training_key(params: Params, data_digest: str) -> str:
         "data": data_digest,
         "autoencoder": params.autoencoder.model_dump(),
         "train": params.train.model_dump(),
-        "code": {name: storage.file_sha256(folder / name) for name in _SHAPES_THE_MODEL},
+        "code": {name: file_sha256(folder / name) for name in _SHAPES_THE_MODEL},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
