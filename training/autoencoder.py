@@ -4,102 +4,32 @@ Keras and TensorFlow only; knows neither Ray nor MLflow nor where spectrograms c
 """
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError, ParameterError
 from training.dataset import epoch_order
+from training.network import Architecture, build_decoder, build_encoder, join, join_variational
 from training.step import SynchronousStep
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "autoencoder.json"
 WEIGHTS_FILE = "autoencoder.weights.h5"
-# Keras' default of 0.99 needs some 500 steps to forget its start, which is most of a short training.
-_BATCH_NORM_MOMENTUM = 0.9
-BATCH_NORM_EPSILON = 1e-3
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What an autoencoder is made from: everything that `Autoencoder` is given, in one form.
-
-    Attributes
-    ----------
-    input_shape : tuple of int
-        (n_bins, n_frames, 1).
-    conv_filters : tuple of int
-    conv_kernels, conv_strides : tuple of (int, int)
-        Along bins and frames.
-    latent_space_dim : int
-    """
-
-    input_shape: tuple[int, int, int]
-    conv_filters: tuple[int, ...]
-    conv_kernels: tuple[tuple[int, int], ...]
-    conv_strides: tuple[tuple[int, int], ...]
-    latent_space_dim: int
-
-    @property
-    def bottleneck_shape(self) -> tuple[int, int, int]:
-        """(n_bins, n_frames, n_channels) that the last convolution leaves."""
-        rows = math.prod(stride[0] for stride in self.conv_strides)
-        columns = math.prod(stride[1] for stride in self.conv_strides)
-        return self.input_shape[0] // rows, self.input_shape[1] // columns, self.conv_filters[-1]
-
-    def check(self) -> None:
-        """Refuse layers without partners, numbers that no layer has, and shapes that the strides do not divide."""
-        lengths = len(self.conv_filters), len(self.conv_kernels), len(self.conv_strides)
-        if len(set(lengths)) > 1 or not lengths[0]:
-            raise ParameterError(
-                f"conv_filters, conv_kernels, conv_strides have {lengths[0]}, {lengths[1]} and {lengths[2]} entries, "
-                "and must have one per layer"
-            )
-        for name, value in asdict(self).items():
-            numbers = np.ravel(value)
-            if numbers.dtype.kind != "i" or numbers.min() < 1:
-                raise ParameterError(f"{name}={value} must be whole numbers of at least 1")
-        for axis, name in enumerate(("bins", "frames")):
-            stride = math.prod(each[axis] for each in self.conv_strides)
-            if self.input_shape[axis] % stride:
-                raise ParameterError(
-                    f"input_shape={self.input_shape}: {self.input_shape[axis]} {name} are no multiple of {stride}, the "
-                    f"product of conv_strides along {name}, so the decoder cannot mirror the encoder"
-                )
-
-
-@keras.saving.register_keras_serializable("generative_music")
-class SynchronisedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalisation over the batches of all replicas, with one exchange a layer instead of Keras' three.
-
-    Every replica holds an equal share of the global batch, so means of means are means, and the counts that Keras
-    exchanges are known. Replicas tell each other mean and variance rather than the mean of squares: a difference of
-    large numbers would give two workers another variance than one (by 1e-4 where the mean is ten deviations).
-    """
-
-    def _moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
-        context = tf.distribute.get_replica_context()
-        if mask is not None or context is None or context.num_replicas_in_sync == 1:
-            return super()._moments(inputs, mask)  # type: ignore[no-any-return]
-        # Each replica fills its own line of zeros, so that the sum is all lines.
-        line = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync, dtype=inputs.dtype)
-        local = tf.stack(tf.nn.moments(inputs, self._reduction_axes))
-        moments = context.all_reduce(tf.distribute.ReduceOp.SUM, line[:, None, None] * local)
-        means, variances = tf.unstack(moments, axis=1)
-        return tf.reduce_mean(means, 0), tf.reduce_mean(variances, 0) + tf.math.reduce_variance(means, 0)
 
 
 class Autoencoder:
     """A mirrored convolutional autoencoder of spectrograms.
+
+    A variational one (Kingma and Welling, "Auto-encoding variational Bayes", 2014) trains with latent vectors drawn
+    from a normal distribution around the encoder's; everywhere else the latent vector is the mean of that distribution.
 
     Parameters
     ----------
@@ -111,6 +41,17 @@ class Autoencoder:
         Of each layer; a pair is along bins and frames.
     latent_space_dim : int
         Length of the latent vector.
+    variational : bool
+    beta : float
+        Weight of the KL divergence, as `Architecture` has it.
+
+    Attributes
+    ----------
+    encoder, decoder : keras.Model
+        Spectrograms to latent vectors, and back.
+    model : keras.Model
+        What trains and is saved: spectrograms to reconstructions; of a variational autoencoder, spectrograms and
+        standard normal noise (n, latent_dim) to reconstructions and KL divergences (n,) in nats.
 
     Raises
     ------
@@ -125,6 +66,8 @@ class Autoencoder:
         conv_kernels: Sequence[int | Sequence[int]],
         conv_strides: Sequence[int | Sequence[int]],
         latent_space_dim: int,
+        variational: bool = False,
+        beta: float = 1e-3,
     ) -> None:
         if len(input_shape) != 3 or input_shape[2] != 1:
             raise ParameterError(f"input_shape={tuple(input_shape)} must be (n_bins, n_frames, 1)")
@@ -135,15 +78,17 @@ class Autoencoder:
             tuple(_pair("conv_kernels", kernel) for kernel in conv_kernels),
             tuple(_pair("conv_strides", stride) for stride in conv_strides),
             latent_space_dim,
+            variational,
+            beta,
         )
         self.architecture.check()
-        self.encoder: keras.Model = _build_encoder(self.architecture)
-        self.decoder: keras.Model = _build_decoder(self.architecture)
-        self.model: keras.Model = keras.Model(self.encoder.input, self.decoder(self.encoder.output), name="autoencoder")
+        self.encoder: keras.Model = build_encoder(self.architecture)
+        self.decoder: keras.Model = build_decoder(self.architecture)
+        self.model: keras.Model = (join_variational if variational else join)(self.encoder, self.decoder)
         self.optimizer: keras.optimizers.Optimizer | None = None
 
     def compile(self, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3) -> None:
-        """Choose Adam at a learning rate, or at a schedule of them, to minimise the mean squared error."""
+        """Choose Adam at a learning rate, or at a schedule of them."""
         self.optimizer = keras.optimizers.Adam(learning_rate)
 
     def train(self, x: NDArray[np.float32], batch_size: int, num_epochs: int, seed: int = 0) -> list[float]:
@@ -153,7 +98,9 @@ class Autoencoder:
         ----------
         x : ndarray of float32, shape (n, n_bins, n_frames, 1)
             An epoch is `n // batch_size` full batches of a permutation that follows from the seed and the epoch.
-        batch_size, num_epochs, seed : int
+        batch_size, num_epochs : int
+        seed : int
+            Of the order, and of a variational autoencoder's noise.
 
         Returns
         -------
@@ -167,15 +114,15 @@ class Autoencoder:
         """
         if self.optimizer is None:
             raise ParameterError("compile(learning_rate) must come before train")
-        self._check_batch(x, self.model)
+        self._check_batch(x, self.encoder)
         if len(x) < batch_size:
             raise ParameterError(f"x has {len(x)} rows and must have at least batch_size={batch_size}")
-        step = SynchronousStep(self.model, self.optimizer)
+        step = SynchronousStep(self.model, self.optimizer, beta=self.architecture.beta, seed=seed)
         history = []
         for epoch in range(num_epochs):
             order = epoch_order(len(x), seed, epoch)
             starts = range(0, len(x) - batch_size + 1, batch_size)
-            history.append(step.train_epoch(x[order[start : start + batch_size]] for start in starts))
+            history.append(step.train_epoch(x[order[start : start + batch_size]] for start in starts).mse)
         return history
 
     def encode(self, x: NDArray[np.float32], batch_size: int = 64) -> NDArray[np.float32]:
@@ -280,50 +227,6 @@ def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     except (TypeError, ValueError) as error:
         raise ParameterError(f"{name} has {value!r}, which must be a whole number or two of them") from error
     return first, second
-
-
-def _build_encoder(architecture: Architecture) -> keras.Model:
-    """Return input -> (convolution, batch normalisation, ReLU) per layer -> latent vector."""
-    inputs = x = keras.Input(architecture.input_shape, name="encoder_input")
-    layers = zip(architecture.conv_filters, architecture.conv_kernels, architecture.conv_strides, strict=True)
-    for number, (filters, kernel, strides) in enumerate(layers, start=1):
-        x = keras.layers.Conv2D(
-            filters, kernel, strides, padding="same", use_bias=False, name=f"encoder_conv_{number}"
-        )(x)
-        x = _normalise_and_activate(x, f"encoder_{{}}_{number}")
-    x = keras.layers.Flatten(name="encoder_flatten")(x)
-    z = keras.layers.Dense(architecture.latent_space_dim, name="encoder_output")(x)
-    return keras.Model(inputs, z, name="encoder")
-
-
-def _build_decoder(architecture: Architecture) -> keras.Model:
-    """Return latent vector -> the encoder's layers backwards, transposed -> linear output."""
-    shape = architecture.bottleneck_shape
-    inputs = keras.Input((architecture.latent_space_dim,), name="decoder_input")
-    x = keras.layers.Dense(math.prod(shape), name="decoder_dense")(inputs)
-    x = keras.layers.Reshape(shape, name="decoder_reshape")(x)
-    for number in range(len(architecture.conv_filters) - 1, 0, -1):
-        x = keras.layers.Conv2DTranspose(
-            architecture.conv_filters[number - 1],
-            architecture.conv_kernels[number],
-            architecture.conv_strides[number],
-            padding="same",
-            use_bias=False,
-            name=f"decoder_conv_transpose_{number + 1}",
-        )(x)
-        x = _normalise_and_activate(x, f"decoder_{{}}_{number + 1}")
-    x_hat = keras.layers.Conv2DTranspose(
-        1, architecture.conv_kernels[0], architecture.conv_strides[0], padding="same", name="decoder_output"
-    )(x)
-    return keras.Model(inputs, x_hat, name="decoder")
-
-
-def _normalise_and_activate(x: Any, name: str) -> Any:
-    """Return x through batch normalisation and ReLU; the convolution before needs no bias of its own."""
-    x = SynchronisedBatchNormalization(
-        momentum=_BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, name=name.format("bn")
-    )(x)
-    return keras.layers.ReLU(name=name.format("relu"))(x)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

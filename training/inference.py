@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from training.autoencoder import Architecture, Autoencoder
+from training.autoencoder import Autoencoder
+from training.network import Architecture
 
 _BATCH_ROWS = 64
 

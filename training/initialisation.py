@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from pipeline.errors import ParameterError
-from training.autoencoder import BATCH_NORM_EPSILON, Architecture, Autoencoder
+from training.autoencoder import Autoencoder
 from training.codes import choose_rows
 from training.dataset import Spectrograms
 from training.metrics import PCA_ROWS
+from training.network import BATCH_NORM_EPSILON, Architecture
 
 _SLICE = 256
 
@@ -54,6 +55,8 @@ def start_as_pca(autoencoder: Autoencoder, train: Spectrograms, seed: int) -> No
 
     Latent values have unit variance. With fewer channels than twice the values of a patch, PCA is that of the best
     `filters / 2` components of the patches, which hold nearly all that a smaller latent vector can say.
+
+    The mean of a variational autoencoder's latent vector is PCA's, and its variance the best one for that decoder.
 
     Parameters
     ----------
@@ -161,6 +164,10 @@ def _set_encoder(autoencoder: Autoencoder, basis: NDArray[np.float32], linear: _
     weights = _paired(linear.encode * scale).reshape(len(linear.encode), -1).T
     bias = (linear.encode * (linear.channel_mean - linear.mean)).sum(axis=(1, 2))
     encoder.get_layer("encoder_output").set_weights([weights, bias])
+    if architecture.variational:
+        # Of the values' noise beta / 2, a latent value that moves the spectrogram by `decode` leaves this unknown.
+        explained = (linear.decode**2).sum(axis=(1, 2)) / (architecture.beta / 2)
+        autoencoder.model.get_layer("encoder_log_variance").set_weights([np.zeros_like(weights), -np.log1p(explained)])
 
 
 def _set_decoder(autoencoder: Autoencoder, basis: NDArray[np.float32], linear: _Linear) -> None:

@@ -22,7 +22,7 @@ from training.dataset import Spectrograms
 from training.initialisation import start_as_pca
 from training.params import AutoencoderSection, TrainSection
 from training.progress import Epoch, Progress
-from training.step import SynchronousStep
+from training.step import Errors, SynchronousStep
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ def run_worker(job: Job, rank: int, num_workers: int, report: Callable[[Epoch], 
     with strategy.scope():
         autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())
         autoencoder.compile(learning_rate_schedule(settings, steps_per_epoch))
-        step = SynchronousStep(autoencoder.model, autoencoder.optimizer, strategy)
+        step = SynchronousStep(
+            autoencoder.model, autoencoder.optimizer, strategy, autoencoder.architecture.beta, settings.seed
+        )
         checkpoints = Checkpoints(job.checkpoints)
         progress = checkpoints.resume(autoencoder)
         if not progress.epoch:
@@ -91,12 +93,12 @@ def run_worker(job: Job, rank: int, num_workers: int, report: Callable[[Epoch], 
     while not progress.is_finished(settings.epochs, settings.patience):
         started = time.monotonic()
         slices = train.training_slices(progress.epoch, settings.seed, settings.global_batch_size, rank, num_workers)
-        train_mse = step.train_epoch(slices)
+        trained = step.train_epoch(slices)
         samples_per_s = steps_per_epoch * settings.global_batch_size / (time.monotonic() - started)
-        val_mse = step.evaluate(validation.evaluation_slices(rank=rank, num_workers=num_workers))
-        if not math.isfinite(train_mse + val_mse):
+        validated = step.evaluate(validation.evaluation_slices(rank=rank, num_workers=num_workers))
+        if not math.isfinite(step.loss(trained) + step.loss(validated)):
             return  # the driver sees that the last epoch left no checkpoint; another try would end the same way
-        progress = Progress((*progress.history, _epoch(progress, step, train_mse, val_mse, samples_per_s)))
+        progress = Progress((*progress.history, _epoch(progress, step, trained, validated, samples_per_s)))
         if rank == 0:
             checkpoints.save(autoencoder, progress)
         if report:
@@ -139,6 +141,18 @@ def join(seed: int, cpus: int, num_workers: int) -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else tf.distribute.get_strategy()
 
 
-def _epoch(progress: Progress, step: SynchronousStep, train_mse: float, val_mse: float, samples_per_s: float) -> Epoch:
+def _epoch(
+    progress: Progress, step: SynchronousStep, trained: Errors, validated: Errors, samples_per_s: float
+) -> Epoch:
     """Return the record of the epoch that has just ended."""
-    return Epoch(progress.epoch + 1, train_mse, val_mse, step.learning_rate, samples_per_s, time.time_ns() // 1_000_000)
+    return Epoch(
+        epoch=progress.epoch + 1,
+        train_mse=trained.mse,
+        val_mse=validated.mse,
+        learning_rate=step.learning_rate,
+        samples_per_s=samples_per_s,
+        timestamp_ms=time.time_ns() // 1_000_000,
+        train_kl=trained.kl,
+        val_kl=validated.kl,
+        val_loss=None if validated.kl is None else step.loss(validated),
+    )

@@ -19,6 +19,8 @@ class AutoencoderSection(Section):
     conv_kernels: StridesList
     conv_strides: StridesList
     latent_space_dim: Count
+    variational: bool
+    beta: Positive
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 
-CURVES = ("train_mse", "val_mse", "learning_rate")
+_VARIATIONAL = ("train_kl", "val_kl", "val_loss")
+CURVES = ("train_mse", "val_mse", "learning_rate", *_VARIATIONAL)
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,17 @@ class Epoch:
     epoch : int
         Counted from 1.
     train_mse, val_mse : float
-        The first over the epoch's batches as the weights moved, the second after it.
+        Reconstruction errors: the first over the epoch's batches as the weights moved, the second after it.
     learning_rate : float
         At its end: the rate that the next step takes.
     samples_per_s : float
         Spectrograms trained on per second, over all workers.
     timestamp_ms : int
         When it ended, in Unix time: what makes sending it again the same as sending it once.
+    train_kl, val_kl : float, optional
+        Of a variational model, mean KL divergences of a row in nats.
+    val_loss : float, optional
+        Of a variational model, what training minimises: `val_mse` and the weighted divergence together.
     """
 
     epoch: int
@@ -35,6 +40,16 @@ class Epoch:
     learning_rate: float
     samples_per_s: float
     timestamp_ms: int
+    train_kl: float | None = None
+    val_kl: float | None = None
+    val_loss: float | None = None
+
+    def describe(self) -> str:
+        """Return what happened in it, for a person."""
+        parts = [f"train_mse {self.train_mse:.6f}", f"val_mse {self.val_mse:.6f}"]
+        if self.val_kl is not None:
+            parts += [f"train_kl {self.train_kl:.2f}", f"val_kl {self.val_kl:.2f} nats"]
+        return "  ".join([*parts, f"learning_rate {self.learning_rate:.2e}", f"{self.samples_per_s:.0f} samples/s"])
 
 
 @dataclass(frozen=True)
@@ -50,8 +65,8 @@ class Progress:
 
     @property
     def best(self) -> Epoch:
-        """The first epoch of the lowest validation error."""
-        return min(self.history, key=lambda each: each.val_mse)
+        """The first epoch of the lowest loss on the validation set."""
+        return min(self.history, key=lambda each: each.val_mse if each.val_loss is None else each.val_loss)
 
     def is_finished(self, epochs: int, patience: int) -> bool:
         """Whether all epochs are done, or `patience` of them brought nothing better."""
@@ -81,6 +96,7 @@ def read_curves(path: Path) -> Progress:
                         learning_rate=float(row["learning_rate"]),
                         samples_per_s=math.nan,
                         timestamp_ms=now,
+                        **{name: float(row[name]) if row[name] else None for name in _VARIATIONAL},
                     )
                     for row in csv.DictReader(file)
                 )

@@ -14,11 +14,12 @@ from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.spectrogram import LogSpectrogramExtractor
-from training.autoencoder import Architecture, Autoencoder
+from training.autoencoder import Autoencoder
 from training.codes import Codes
 from training.dataset import resize
 from training.description import DESCRIPTION_FILE, Description
 from training.inference import CompiledAutoencoder
+from training.network import Architecture
 
 _LONGER_THAN_ANY_S = 1e9
 

@@ -2,16 +2,33 @@
 
 Keras' own `fit` does not run under `MultiWorkerMirroredStrategy`; this does, and with one replica it is an ordinary
 training step. Every replica scales its loss by the number of replicas and gradients are summed, so N workers with
-slices of a batch take the step that one worker takes with the whole batch.
+slices of a batch take the step that one worker takes with the whole batch. The noise of a variational model follows
+from the seed, the number of the step and the row of the global batch, so that the same holds for it.
 """
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+
+
+class Errors(NamedTuple):
+    """What a model got wrong, over all rows.
+
+    Attributes
+    ----------
+    mse : float
+        Mean squared error of the values.
+    kl : float, optional
+        Mean KL divergence of a row in nats; None where the model is not variational.
+    """
+
+    mse: float
+    kl: float | None = None
 
 
 class SynchronousStep:
@@ -20,31 +37,50 @@ class SynchronousStep:
     Parameters
     ----------
     model : keras.Model
-        Whose target is its input; built inside the scope of the strategy when there are several replicas.
+        Whose target is its input; a variational one has a second input, noise, and a second output, KL divergences.
+        Built inside the scope of the strategy when there are several replicas.
     optimizer : keras.optimizers.Optimizer
         Made in the same scope.
     strategy : tf.distribute.Strategy, optional
         By default that of one replica.
+    beta : float
+        Weight of the KL divergence in nats, divided by the number of values in a row, beside the mean squared error.
+    seed : int
+        Of the noise.
     """
 
-    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, strategy: Any = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        strategy: Any = None,
+        beta: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
         self._model = model
+        self._is_variational = len(model.inputs) > 1
+        self._kl_weight = beta / math.prod(model.inputs[0].shape[1:])
+        self._seed = seed
         self._optimizer = optimizer
         with self._strategy.scope():
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
-        row = tf.TensorSpec(model.input.shape, model.compute_dtype)
+        row = tf.TensorSpec(model.inputs[0].shape, model.compute_dtype)
         self._train = tf.function(self._train_on_slice, input_signature=[row])
         self._sum = tf.function(self._sum_over_replicas)
         self._sum_all = tf.function(lambda values: [self._sum_over_replicas(value) for value in values])
-        self._square = tf.function(self._squared_error, input_signature=[row])
+        self._measure = tf.function(self._sums_of_errors, input_signature=[row])
 
     @property
     def learning_rate(self) -> float:
         """The learning rate that the next step would take."""
         return float(self._optimizer.learning_rate)
+
+    def loss(self, errors: Errors) -> float:
+        """Return what training minimises, for these errors."""
+        return errors.mse if errors.kl is None else errors.mse + self._kl_weight * errors.kl
 
     def share_weights(self, is_source: bool) -> None:
         """Give every replica the weights of the one that says it is the source."""
@@ -69,48 +105,76 @@ class SynchronousStep:
         summed_gradients = tf.function(lambda rows: self._strategy.run(summed, args=(rows,)))(x)
         return [np.asarray(gradient) for gradient in summed_gradients]
 
-    def train_epoch(self, slices: Iterable[NDArray[np.floating[Any]]]) -> float:
-        """Take a step with each slice, and return the mean squared error over the epoch and all replicas.
+    def train_epoch(self, slices: Iterable[NDArray[np.floating[Any]]]) -> Errors:
+        """Take a step with each slice, and return the errors over the epoch and all replicas.
 
         Parameters
         ----------
         slices : iterable of ndarray, shape (global_batch_size / replicas, n_bins, n_frames, 1)
             This replica's share of each global batch; every replica has equally many.
         """
-        losses = [self._train(x) for x in slices]
-        return self._mean_over_replicas(float(np.sum(losses, dtype=np.float64)), len(losses))
+        errors = [self._train(x) for x in slices]
+        sums = np.asarray(errors, dtype=np.float64).sum(axis=0)
+        return self._mean_over_replicas(sums, np.full_like(sums, len(errors)))
 
-    def evaluate(self, slices: Iterable[NDArray[np.floating[Any]]]) -> float:
-        """Return the mean squared error over the slices of all replicas, which may differ in number and size."""
-        total, count = 0.0, 0
+    def evaluate(self, slices: Iterable[NDArray[np.floating[Any]]]) -> Errors:
+        """Return the errors over the slices of all replicas, which may differ in number and size.
+
+        The latent vectors of a variational model are the means.
+        """
+        sums, counts = np.zeros(1 + self._is_variational), np.zeros(1 + self._is_variational)
         for x in slices:
-            total += float(self._square(x))
-            count += x.size
-        return self._mean_over_replicas(total, count)
+            sums += np.asarray(self._measure(x))
+            counts += [x.size, len(x)][: len(counts)]
+        return self._mean_over_replicas(sums, counts)
 
     def _train_on_slice(self, x: Any) -> Any:
         def step(rows: Any) -> Any:
-            loss, gradients = self._differentiate(rows)
+            errors, gradients = self._differentiate(rows)
             # Keras sums the gradients over replicas before it applies them.
             self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
-            return loss * self._replicas
+            return errors
 
         return self._strategy.experimental_local_results(self._strategy.run(step, args=(x,)))[0]
 
     def _differentiate(self, x: Any) -> tuple[Any, Any]:
-        """Return this replica's share of the loss and of its gradients."""
+        """Return this replica's errors, and its share of the gradients."""
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(self._model(x, training=True) - x)) / self._replicas
-        return loss, tape.gradient(loss, self._model.trainable_variables)
+            x_hat, *divergences = self._apply(x, self._noise(x), training=True)
+            errors = [tf.reduce_mean(tf.square(x_hat - x)), *(tf.reduce_mean(each) for each in divergences)]
+            loss = errors[0] + self._kl_weight * errors[1] if divergences else errors[0]
+            loss = loss / self._replicas
+        return tf.stack(errors), tape.gradient(loss, self._model.trainable_variables)
 
-    def _squared_error(self, x: Any) -> Any:
-        difference = self._model(x, training=False) - x
-        return tf.reduce_sum(tf.cast(tf.reduce_sum(tf.square(difference), axis=[1, 2, 3]), tf.float64))
+    def _apply(self, x: Any, noise: Any, training: bool) -> Any:
+        """Return reconstructions, and of a variational model divergences."""
+        if self._is_variational:
+            return self._model([x, noise], training=training)
+        return [self._model(x, training=training)]
 
-    def _mean_over_replicas(self, total: float, count: int) -> float:
-        """Return the sum of totals over the sum of counts, in double."""
-        total, count = np.asarray(self._sum(tf.constant([total, count], tf.float64)))
-        return float(total / count)
+    def _noise(self, x: Any) -> Any:
+        """Return this replica's rows of the noise for the global batch of the next step."""
+        if not self._is_variational:
+            return None
+        context, n_rows = tf.distribute.get_replica_context(), tf.shape(x)[0]
+        seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(self._optimizer.iterations.value, tf.int64)])
+        shape = [n_rows * self._replicas, self._model.inputs[1].shape[1]]
+        # Philox counts, so that the numbers do not depend on how many threads draw them.
+        noise = tf.random.stateless_normal(shape, seed, dtype=x.dtype, alg="philox")
+        first = context.replica_id_in_sync_group * n_rows
+        return noise[first : first + n_rows]
+
+    def _sums_of_errors(self, x: Any) -> Any:
+        """Return the sum of squared errors, and of a variational model that of the divergences."""
+        noise = tf.zeros([tf.shape(x)[0], self._model.inputs[1].shape[1]], x.dtype) if self._is_variational else None
+        x_hat, *divergences = self._apply(x, noise, training=False)
+        of_rows = [tf.reduce_sum(tf.square(x_hat - x), axis=[1, 2, 3]), *divergences]
+        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in of_rows])
+
+    def _mean_over_replicas(self, sums: Any, counts: Any) -> Errors:
+        """Return the sums over all replicas, divided by those of the counts, in double."""
+        sums, counts = np.asarray(self._sum(tf.constant([sums, counts], tf.float64)))
+        return Errors(*(float(value) for value in sums / counts))
 
     def _sum_over_replicas(self, values: Any) -> Any:
         local = self._strategy.run(tf.identity, args=(values,))

@@ -99,10 +99,10 @@ def same_run(client: mlflow.MlflowClient, key: str, progress: Progress, params: 
 def deliver(client: mlflow.MlflowClient, run_id: str, history: Iterable[Epoch]) -> None:
     """Send the curves of finished epochs; sending them again changes nothing."""
     metrics = [
-        Metric(name, getattr(epoch, name), epoch.timestamp_ms, epoch.epoch)
+        Metric(name, value, epoch.timestamp_ms, epoch.epoch)
         for epoch in history
         for name in _CURVES
-        if math.isfinite(getattr(epoch, name))
+        if (value := getattr(epoch, name)) is not None and math.isfinite(value)
     ]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def read_curves(project):
-    """Return the columns of `curves.csv`."""
+    """Return the columns of `curves.csv` that have values."""
     with project.path("reports/train/curves.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    return {name: np.array([float(line[name]) for line in lines]) for name in lines[0]}
+    return {name: np.array([float(line[name]) for line in lines]) for name in lines[0] if lines[0][name]}
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from pipeline.errors import ModelError, ParameterError
 from pipeline.params import PARAMS_FILE, read_params
@@ -248,6 +249,63 @@ def test_output_bias_shifts_everything(autoencoder, rng):
     np.testing.assert_allclose(autoencoder.decode(z), before + 0.625, atol=1e-6)
 
 
+# --- a variational one
+
+
+@pytest.fixture
+def variational():
+    return randomised(Autoencoder(SHAPE, **NETWORK, variational=True, beta=0.02))
+
+
+def test_its_code_is_the_mean_of_what_it_trains_with(variational, rng):
+    x, noise = rng.uniform(size=(5, *SHAPE)).astype(np.float32), rng.normal(size=(5, 6)).astype(np.float32)
+    log_variance = keras.Model(variational.encoder.input, variational.model.get_layer("encoder_log_variance").output)(x)
+    x_hat, z = variational.reconstruct(x)
+    drawn = z + np.sqrt(np.exp(log_variance)) * noise
+
+    np.testing.assert_allclose(variational.model([x, 0 * noise])[0], x_hat, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(variational.model([x, noise])[0], variational.decode(drawn), rtol=1e-4, atol=1e-4)
+    assert np.abs(drawn - z).min() > 1e-4
+
+
+def test_the_divergence_is_that_of_two_normal_distributions(variational, rng):
+    x = rng.uniform(size=(3, *SHAPE)).astype(np.float32)
+    log_variance = keras.Model(variational.encoder.input, variational.model.get_layer("encoder_log_variance").output)(x)
+    found = variational.model([x, np.zeros((3, 6), np.float32)])[1]
+
+    expected = []
+    for means, deviations in zip(variational.encode(x), np.sqrt(np.exp(np.float64(log_variance))), strict=True):
+        # The integral of q log(q / p), from far below each mean to far above it.
+        nodes = means + deviations * np.linspace(-12, 12, 20_001)[:, None]
+        log_q, log_p = norm.logpdf(nodes, means, deviations), norm.logpdf(nodes)
+        expected.append(np.trapezoid(np.exp(log_q) * (log_q - log_p), nodes, axis=0).sum())
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_variational_one_is_saved_whole(variational, tmp_path, rng):
+    variational.save(tmp_path)
+    loaded = Autoencoder.load(tmp_path)
+    x, noise = rng.uniform(size=(5, *SHAPE)).astype(np.float32), rng.normal(size=(5, 6)).astype(np.float32)
+
+    assert loaded.architecture == variational.architecture
+    assert (loaded.architecture.variational, loaded.architecture.beta) == (True, 0.02)
+    for ours, theirs in zip(loaded.model([x, noise]), variational.model([x, noise]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ModelError, match=r"autoencoder\.json: variational is True, expected False"):
+        Autoencoder(SHAPE, **NETWORK).load_weights(tmp_path)
+
+
+def test_a_variational_one_learns(learnable):
+    x, error_of_mean = learnable
+    keras.utils.set_random_seed(0)
+    autoencoder = Autoencoder(SHAPE, **NETWORK, variational=True, beta=1e-3)
+    autoencoder.compile(1e-2)
+    history = autoencoder.train(x, batch_size=16, num_epochs=25)
+
+    assert history[-1] < 0.7 * error_of_mean < history[0]
+    assert np.mean((autoencoder.reconstruct(x)[0] - x) ** 2) < history[-1]  # no noise
+
+
 # --- training
 
 
@@ -315,7 +373,7 @@ def test_train_wants_compile_first(learnable):
     [
         ((15, *SHAPE), "x has 15 rows and must have at least batch_size=16"),
         ((0, *SHAPE), "x has 0 rows and must have at least batch_size=16"),
-        ((32, 16, 16), r"autoencoder: rows have shape \(16, 16\) and must have \(16, 16, 1\)"),
+        ((32, 16, 16), r"encoder: rows have shape \(16, 16\) and must have \(16, 16, 1\)"),
     ],
 )
 def test_what_cannot_be_trained_on(autoencoder, shape, message):
@@ -358,12 +416,14 @@ def test_saving_again_replaces(saved, rng):
 def test_a_saved_folder_is_json_and_numbers(saved):
     assert sorted(path.name for path in saved.iterdir()) == [DESCRIPTION_FILE, WEIGHTS_FILE]
     assert json.loads((saved / DESCRIPTION_FILE).read_text()) == {
-        "format_version": 1,
+        "format_version": 2,
         "input_shape": [16, 16, 1],
         "conv_filters": [6, 6, 6],
         "conv_kernels": [[3, 3], [3, 3], [3, 3]],
         "conv_strides": [[2, 2], [2, 2], [2, 1]],
         "latent_space_dim": 6,
+        "variational": False,
+        "beta": 1e-3,
     }
     content = (saved / WEIGHTS_FILE).read_bytes()
     assert content.startswith(b"\x89HDF\r\n\x1a\n")
@@ -398,11 +458,11 @@ def test_missing_weights(saved):
         Autoencoder.load(saved)
 
 
-@pytest.mark.parametrize("version", [2, None, "1"])
+@pytest.mark.parametrize("version", [1, None, "2"])
 def test_another_format_version(saved, version):
     edit_description(saved, format_version=version)
 
-    with pytest.raises(ModelError, match=rf"autoencoder\.json: format_version is {version!r}, expected 1"):
+    with pytest.raises(ModelError, match=rf"autoencoder\.json: format_version is {version!r}, expected 2"):
         Autoencoder.load(saved)
 
 
@@ -410,12 +470,12 @@ def test_another_format_version(saved, version):
     ("content", "message"),
     [
         (b"", "cannot be read: Expecting value"),
-        (b'{"format_version": 1', "cannot be read: Expecting ',' delimiter"),
+        (b'{"format_version": 2', "cannot be read: Expecting ',' delimiter"),
         (b"\xff\xfe", "cannot be read: 'utf-8' codec"),
         (b"[]", "holds list, expected an object"),
         (b"null", "holds NoneType, expected an object"),
-        (b"{}", "format_version is None, expected 1"),
-        (b'{"format_version": 1}', r"holds \[\], expected \['conv_filters', 'conv_kernels', 'conv_strides', 'input_sh"),
+        (b"{}", "format_version is None, expected 2"),
+        (b'{"format_version": 2}', r"holds \[\], expected \['beta', 'conv_filters', 'conv_kernels', 'conv_str"),
     ],
 )
 def test_garbage_for_a_description(saved, content, message):
@@ -428,8 +488,8 @@ def test_garbage_for_a_description(saved, content, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"conv_filters": "absent"}, r"holds \['conv_kernels', .*expected \['conv_filters', 'conv_kernels'"),
-        ({"dropout": 0.5}, r"holds \['conv_filters', .*'dropout'.* expected \["),
+        ({"conv_filters": "absent"}, r"holds \['beta', 'conv_kernels', .*expected \['beta', 'conv_filters', "),
+        ({"dropout": 0.5}, r"holds \['beta', .*'dropout'.* expected \["),
         ({"conv_filters": 5}, "describes no autoencoder: "),
         ({"conv_filters": [6, 6]}, "describes no autoencoder: .* have 2, 3 and 3 entries"),
         ({"conv_kernels": [3, [3], 3]}, "describes no autoencoder: "),
@@ -437,6 +497,8 @@ def test_garbage_for_a_description(saved, content, message):
         ({"input_shape": None}, "describes no autoencoder: "),
         ({"input_shape": [15, 16, 1]}, "describes no autoencoder: .*15 bins are no multiple of 8"),
         ({"latent_space_dim": "6"}, "describes no autoencoder: "),
+        ({"beta": 0}, r"describes no autoencoder: beta=0 must be a number above zero"),
+        ({"beta": "much"}, r"describes no autoencoder: "),
     ],
 )
 def test_a_description_of_no_network(saved, changes, message):

@@ -105,6 +105,33 @@ def test_training_goes_on_from_it(x):
     assert mse(x, autoencoder.reconstruct(x)[0]) < 0.97 * before  # no linear autoencoder is better than PCA
 
 
+def test_a_variational_one_starts_as_pca_with_the_best_variances(x):
+    """For a linear decoder W and noise s, those are the diagonal of what remains unknown: 1 / (1 + W'W / s)."""
+    beta = 0.01
+    autoencoder = start(x, 6, variational=True, beta=beta)
+    expected, z_expected = pca_of(x, 6)
+    x_hat, z = autoencoder.reconstruct(x)
+    np.testing.assert_allclose(x_hat, expected, atol=2e-4)
+    np.testing.assert_allclose(np.abs(z), np.abs(z_expected), atol=5e-3)
+
+    decoded = autoencoder.decode(np.vstack([np.zeros(6), np.eye(6)]).astype(np.float32)).reshape(7, -1)
+    variances = 1 / (1 + np.sum((decoded[1:] - decoded[0]) ** 2, axis=1) / (beta / 2))
+    divergences = np.asarray(autoencoder.model([x, np.zeros_like(z)])[1])
+    np.testing.assert_allclose(divergences, (z**2 + variances - 1 - np.log(variances)).sum(axis=1) / 2, rtol=2e-3)
+    assert 0.01 < variances.min() < variances.max() < 0.5
+
+    def loss(factor):
+        """Return the loss with other variances, over several draws of the noise."""
+        layer = autoencoder.model.get_layer("encoder_log_variance")
+        layer.set_weights([layer.get_weights()[0], np.log(factor * variances)])
+        noise = np.random.default_rng(2).normal(size=(4, *z.shape)).astype(np.float32)
+        outputs = [autoencoder.model([x, each]) for each in noise]
+        errors = np.mean([np.mean((x_hat - x) ** 2) for x_hat, _ in outputs])
+        return errors + beta * np.mean(outputs[0][1]) / x[0].size
+
+    assert loss(1.0) < min(loss(0.7), loss(1.4))
+
+
 def test_it_follows_from_rows_and_seed(x):
     first, again = (start(x, 6, conv_filters=[10] * 3).model.get_weights() for _ in range(2))
     for one, other in zip(first, again, strict=True):

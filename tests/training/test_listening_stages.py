@@ -22,8 +22,8 @@ from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
 from tests.sounds import digest
 from tests.training.conftest import (
-    _FIXED,
     DURATION_S,
+    FIXED,
     NETWORK,
     SAMPLE_RATE,
     SHAPE,
@@ -92,7 +92,7 @@ def project(tmp_path_factory, pytestconfig):
     ).preprocess(write_notes(folder / "sounds", np.random.default_rng(1)))
     yaml = YAML(typ="safe", pure=True)
     content = yaml.load((pytestconfig.rootpath / PARAMS_FILE).read_text(encoding="utf-8"))
-    for name, value in {**_FIXED, **_CHANGES}.items():
+    for name, value in {**FIXED, **_CHANGES}.items():
         section, _, key = name.partition(".")
         content[section][key] = value
     with (folder / PARAMS_FILE).open("w", encoding="utf-8") as file:

@@ -20,6 +20,7 @@ from training.params import AutoencoderSection, TrainSection
 from training.progress import Progress
 
 EPOCHS = TRAINING["epochs"]
+VARIATIONAL = NETWORK | {"variational": True, "beta": 1e-2}
 
 # --- the learning rate
 
@@ -83,8 +84,9 @@ def start(tmp_path_factory, make_job):
     """Return a function that starts a run in a folder that all runs share."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def start(name, num_workers=1, function=run_worker, **settings):
-        return start_workers(folder, function, num_workers, make_job(folder / name, **settings))
+    def start(name, num_workers=1, function=run_worker, network=NETWORK, **settings):
+        job = dataclasses.replace(make_job(folder / name, **settings), autoencoder=AutoencoderSection(**network))
+        return start_workers(folder, function, num_workers, job)
 
     start.folder = folder
     return start
@@ -93,13 +95,14 @@ def start(tmp_path_factory, make_job):
 @pytest.fixture(scope="module")
 def trained(start):
     """Return the folder of checkpoints of each whole run: by workers and seed, and of runs that were killed."""
-    together = [*start("one"), *start("one other seed", seed=1)]
+    together = [*start("one"), *start("one other seed", seed=1), *start("variational", network=VARIATIONAL)]
     finish(start("one killed", function=train_and_die), code=-signal.SIGKILL)
+    finish(start("variational killed", function=train_and_die, network=VARIATIONAL), code=-signal.SIGKILL)
     finish(together)
     finish(start("two", 2))
     finish(start("two killed", 2, train_and_die), code=-signal.SIGKILL)
     assert {Checkpoints(start.folder / f"{name} killed").progress().epoch for name in ("one", "two")} == {2}
-    together = start("one killed")
+    together = [*start("one killed"), *start("variational killed", network=VARIATIONAL)]
     finish(start("two killed", 2))
     finish(together)
     return start.folder
@@ -140,7 +143,7 @@ def test_what_a_run_reports(trained, store):
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize("workers", ["one", "two"])
+@pytest.mark.parametrize("workers", ["one", "two", "variational"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, workers):
     """Killed in the third epoch, and run again: every bit of weights, optimizer and history is that of one go."""
     whole, resumed = result_of(trained / workers), result_of(trained / f"{workers} killed")
@@ -155,6 +158,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, workers):
         np.testing.assert_array_equal(resumed[3][name], expected, err_msg=name)
 
 
+def test_what_a_run_of_a_variational_network_reports(trained, store):
+    progress, weights, *_ = result_of(trained / "variational")
+    autoencoder = Autoencoder(SHAPE, **VARIATIONAL)
+    autoencoder.model.set_weights(weights)
+    rows = Spectrograms(store, "validation")
+    x = rows.rows(np.arange(len(rows)))
+    _, divergences = autoencoder.model([x, np.zeros((len(x), 6), np.float32)], training=False)
+    x_hat, _ = autoencoder.reconstruct(x)
+
+    last = progress.history[-1]
+    assert last.val_mse == pytest.approx(np.mean((np.float64(x_hat) - x) ** 2), rel=1e-5)
+    assert last.val_kl == pytest.approx(np.mean(divergences), rel=1e-5)
+    assert last.val_loss == pytest.approx(last.val_mse + VARIATIONAL["beta"] * last.val_kl / x[0].size, rel=1e-9)
+    assert all(epoch.train_kl > 0 for epoch in progress.history)
+
+
 def test_another_number_of_workers_changes_less_than_another_seed(trained):
     one, two, other_seed = (curve(trained / name) for name in ("one", "two", "one other seed"))
     by_workers, by_seed = np.abs(two / one - 1), np.abs(other_seed / one - 1)
@@ -163,13 +182,12 @@ def test_another_number_of_workers_changes_less_than_another_seed(trained):
     assert by_workers.max() < 1e-5
 
 
-def test_all_workers_start_as_pca(start, make_job, store):
+def test_all_workers_start_as_pca(start, store):
     """With a learning rate at which hardly anything moves, the error is that of PCA, with one worker as with two."""
-    network = AutoencoderSection(conv_filters=[32, 32], conv_kernels=[4, 3], conv_strides=[4, 1], latent_space_dim=6)
+    layers = {"conv_filters": [32, 32], "conv_kernels": [4, 3], "conv_strides": [4, 1]}
     settings = {"initialisation": "pca", "learning_rate": 1e-9, "warmup_epochs": 0, "epochs": 1}
     for workers in (1, 2):
-        job = dataclasses.replace(make_job(start.folder / f"pca {workers}", **settings), autoencoder=network)
-        finish(start_workers(start.folder, run_worker, workers, job))
+        finish(start(f"pca {workers}", workers, network=NETWORK | layers, **settings))
     (one,), (two,) = (curve(start.folder / f"pca {workers}") for workers in (1, 2))
     train, validation = (
         rows.rows(np.arange(len(rows))).reshape(len(rows), -1)

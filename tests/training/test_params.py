@@ -66,6 +66,8 @@ def test_what_was_written_is_read(tmp_path, make_project):
         ({"autoencoder.conv_kernels": [3, [3]]}, "autoencoder.conv_kernels.1"),
         ({"autoencoder.conv_strides": [2, 0]}, "autoencoder.conv_strides.1=0 should be greater than or equal to 1"),
         ({"autoencoder.conv_stride": [1]}, "autoencoder.conv_stride is unknown (did you mean conv_strides?)"),
+        ({"autoencoder.variational": 1}, "autoencoder.variational=1 should be a valid boolean"),
+        ({"autoencoder.beta": 0.0}, "autoencoder.beta=0.0 should be greater than 0"),
         ({"evaluate.examples": 0}, "evaluate.examples=0 should be greater than or equal to 1"),
         ({"resources.use_gpu": 1}, "resources.use_gpu=1 should be a valid boolean"),
     ],

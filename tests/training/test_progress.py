@@ -1,10 +1,11 @@
+import dataclasses
 import math
 
 import pytest
 
 from pipeline.errors import ModelError
 from tests.training.conftest import make_progress
-from training.progress import read_curves, write_curves
+from training.progress import Progress, read_curves, write_curves
 
 # --- early stopping
 
@@ -48,13 +49,50 @@ def test_curves_come_back(tmp_path):
     assert read.best == read.history[2]
 
 
+def with_divergences(progress):
+    """Return the progress of a variational model, whose loss falls while its error rises."""
+    return Progress(
+        tuple(
+            dataclasses.replace(
+                epoch, train_kl=9.0 / epoch.epoch, val_kl=1 / 3 / epoch.epoch, val_loss=5.5 / epoch.epoch
+            )
+            for epoch in progress.history
+        )
+    )
+
+
+def test_divergences_come_back(tmp_path):
+    progress = with_divergences(make_progress(0.5, 0.25))
+    write_curves(tmp_path / "curves.csv", progress)
+    read = read_curves(tmp_path / "curves.csv")
+
+    assert [(epoch.train_kl, epoch.val_kl, epoch.val_loss) for epoch in read.history] == [
+        (9.0, 1 / 3, 5.5),
+        (4.5, 1 / 6, 2.75),
+    ]
+
+
+def test_the_best_epoch_of_a_variational_model_is_that_of_its_loss():
+    assert make_progress(0.1, 0.2).best.epoch == 1
+    assert with_divergences(make_progress(0.1, 0.2)).best.epoch == 2
+
+
+def test_an_epoch_in_one_line():
+    plain, variational = make_progress(0.5), with_divergences(make_progress(0.5))
+
+    assert plain.best.describe() == "train_mse 0.033333  val_mse 0.500000  learning_rate 1.00e-03  501 samples/s"
+    assert variational.best.describe() == (
+        "train_mse 0.033333  val_mse 0.500000  train_kl 9.00  val_kl 0.33 nats  learning_rate 1.00e-03  501 samples/s"
+    )
+
+
 def test_curves_are_what_dvc_plots(tmp_path):
     write_curves(tmp_path / "curves.csv", make_progress(0.5, 0.25))
 
     assert (tmp_path / "curves.csv").read_text().splitlines() == [
-        "epoch,train_mse,val_mse,learning_rate",
-        f"1,{0.1 / 3},0.5,0.001",
-        f"2,{0.1 / 3 / 2},0.25,0.0005",
+        "epoch,train_mse,val_mse,learning_rate,train_kl,val_kl,val_loss",
+        f"1,{0.1 / 3},0.5,0.001,,,",
+        f"2,{0.1 / 3 / 2},0.25,0.0005,,,",
     ]
 
 
@@ -62,6 +100,7 @@ def test_curves_are_what_dvc_plots(tmp_path):
     ("content", "message"),
     [
         ("epoch,train_mse\n1,2\n", "cannot be read: 'val_mse'"),
+        ("epoch,train_mse,val_mse,learning_rate\n1,0,0,0\n", "cannot be read: 'train_kl'"),
         ("epoch,train_mse,val_mse,learning_rate\n1,x,0,0\n", "cannot be read: could not convert string to float: 'x'"),
         ("epoch,train_mse,val_mse,learning_rate\n1,0.5\n", "cannot be read: float"),
         (None, r"cannot be read: \[Errno 2\] No such file or directory"),

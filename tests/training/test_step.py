@@ -58,9 +58,9 @@ def by_hand(batches):
 def test_it_is_the_step_that_anyone_would_write(batches, by_hand):
     losses, weights = by_hand
     model = build()
-    mse = SynchronousStep(model, keras.optimizers.Adam(1e-2)).train_epoch(batches)
+    errors = SynchronousStep(model, keras.optimizers.Adam(1e-2)).train_epoch(batches)
 
-    assert mse == np.mean(losses, dtype=np.float64)
+    assert errors == (np.mean(losses, dtype=np.float64), None)
     assert len(set(losses)) == len(batches)
     for found, expected in zip(values(model.weights), weights, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -70,8 +70,8 @@ def test_an_optimizer_that_was_used_before_goes_on(batches, by_hand):
     losses, weights = by_hand
     model, optimizer = build(), keras.optimizers.Adam(1e-2)
 
-    assert SynchronousStep(model, optimizer).train_epoch(batches[:3]) == np.mean(losses[:3])
-    assert SynchronousStep(model, optimizer).train_epoch(batches[3:]) == np.mean(losses[3:])
+    assert SynchronousStep(model, optimizer).train_epoch(batches[:3]).mse == np.mean(losses[:3])
+    assert SynchronousStep(model, optimizer).train_epoch(batches[3:]).mse == np.mean(losses[3:])
     assert int(optimizer.iterations) == 5
     for found, expected in zip(values(model.weights), weights, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -117,6 +117,88 @@ def test_it_goes_down_the_gradients_that_it_reports(in_double, batches):
             np.testing.assert_allclose(found, value - 0.125 * gradient, rtol=1e-14, atol=1e-16)
 
 
+# --- a variational network
+
+BETA = 0.5
+
+
+def build_variational():
+    keras.utils.set_random_seed(2)
+    return Autoencoder(SHAPE, **NETWORK, variational=True).model
+
+
+@pytest.fixture(scope="module")
+def variational_in_double():
+    """Return a step of plain gradient descent with a variational network of doubles."""
+    use("float64")
+    try:
+        return SynchronousStep(build_variational(), keras.optimizers.SGD(0.125), beta=BETA, seed=9)
+    finally:
+        use("float32")
+
+
+def test_gradients_are_slopes_of_error_and_weighted_divergence(variational_in_double, batches):
+    step, x = variational_in_double, np.float64(batches[0])
+    model, noise = step._model, np.asarray(step._noise(tf.constant(x)))
+    variables = model.trainable_variables
+    before, gradients = values(variables), step.gradients(x)
+
+    losses = []
+    for step_size in (-1e-7, 1e-7):
+        for variable, value, gradient in zip(variables, before, gradients, strict=True):
+            variable.assign(value + step_size * gradient)
+        x_hat, divergence = (np.asarray(each) for each in model([x, noise], training=True))
+        losses.append(np.mean((x_hat - x) ** 2) + BETA * np.mean(divergence) / 64)
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+
+    squared_length = sum(float(np.sum(gradient**2)) for gradient in gradients)
+    assert (losses[1] - losses[0]) / 2e-7 == pytest.approx(squared_length, rel=1e-6)
+    trained = step.train_epoch([x])
+    assert trained.kl > 0.01
+    assert step.loss(trained) == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_noise_follows_from_seed_and_step_and_is_another_for_every_row(batches):
+    def errors(seed):
+        # With a learning rate of zero only the noise makes one step another than the next.
+        step = SynchronousStep(build_variational(), keras.optimizers.SGD(0.0), beta=BETA, seed=seed)
+        return [step.train_epoch([batches[0]]).mse for _ in range(3)], step._noise(tf.zeros([4000, *SHAPE]))
+
+    (found, noise), (again, _), (other, _) = errors(0), errors(0), errors(1)
+    assert found == again
+    assert len({*found, *other}) == 6
+    assert np.std(noise) == pytest.approx(1, abs=0.02)
+    np.testing.assert_allclose(np.cov(np.transpose(noise)), np.eye(3), atol=0.1)
+
+
+def test_the_divergence_weighs_as_beta_says(batches):
+    """Training brings down the error alone where beta is next to nothing, and the divergence where it is great."""
+
+    def train(beta):
+        step = SynchronousStep(build_variational(), keras.optimizers.Adam(1e-2), beta=beta)
+        return [step.train_epoch(batches) for _ in range(8)]
+
+    little, much = train(1e-6), train(100.0)
+    assert much[-1].kl < 0.2 * much[0].kl
+    assert little[-1].kl > 5 * much[-1].kl
+    assert little[-1].mse < much[-1].mse
+
+
+def test_evaluation_takes_the_means(batches):
+    keras.utils.set_random_seed(2)
+    autoencoder = Autoencoder(SHAPE, **NETWORK, variational=True)
+    step = SynchronousStep(autoencoder.model, keras.optimizers.SGD(0.0), beta=BETA)
+    x = np.concatenate(batches)
+    mse = np.mean((np.float64(autoencoder.reconstruct(x)[0]) - x) ** 2)
+    divergences = autoencoder.model([x, np.zeros((len(x), 3), np.float32)], training=False)[1]
+
+    for sizes in ([30], [7, 23]):
+        errors = step.evaluate(np.split(x, np.cumsum(sizes)[:-1]))
+        assert errors.mse == pytest.approx(mse, rel=1e-6)
+        assert errors.kl == pytest.approx(np.mean(divergences), rel=1e-5)
+
+
 # --- what it reports
 
 
@@ -127,14 +209,14 @@ def test_evaluation_is_the_mean_over_rows(step, rng, sizes):
     x_hat = np.concatenate([np.asarray(step._model(each[None], training=False)) for each in x])
     expected = np.mean((np.float64(x_hat) - x) ** 2)
 
-    assert step.evaluate(np.split(x, np.cumsum(sizes)[:-1])) == pytest.approx(expected, rel=1e-6)
+    assert step.evaluate(np.split(x, np.cumsum(sizes)[:-1])).mse == pytest.approx(expected, rel=1e-6)
 
 
 def test_evaluation_in_double(in_double, rng):
     x = rng.uniform(size=(11, *SHAPE))
     expected = np.mean((np.asarray(in_double._model(x, training=False)) - x) ** 2)
 
-    assert in_double.evaluate([x[:8], x[8:]]) == pytest.approx(expected, rel=1e-13)
+    assert in_double.evaluate([x[:8], x[8:]]).mse == pytest.approx(expected, rel=1e-13)
 
 
 def test_evaluation_changes_nothing(step, batches):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tests.training.processes import run_workers
-from tests.training.workers import measure_promise
+from tests.training.workers import KINDS, measure_promise
+
+of_each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -33,46 +35,52 @@ def relative(found, expected):
 # --- in double
 
 
-def test_first_gradients(measured):
+@of_each_kind
+def test_first_gradients(measured, kind):
     one, two = measured
-    for name in names(one, "gradient "):
+    for name in names(one, f"{kind} gradient "):
         for found in two:
             assert relative(found[name], one[name]) < 1e-9, name
 
 
-def test_three_epochs_of_sgd(measured):
+@of_each_kind
+def test_three_epochs_of_sgd(measured, kind):
     one, two = measured
-    moving = [name for name in names(one, "sgd weight ") if "moving_" in name]
+    moving = [name for name in names(one, f"{kind} sgd weight ") if "moving_" in name]
     assert len(moving) == 6
-    for name in [*names(one, "sgd weight "), "sgd losses", "sgd evaluation"]:
+    for name in names(one, f"{kind} sgd "):
         for found in two:
             assert relative(found[name], one[name]) < 1e-8, name
-    assert np.all(np.diff(one["sgd losses"]) < 0)
+    assert np.all(np.diff(one[f"{kind} sgd losses"][:, 0]) < 0)
 
 
 def test_workers_agree_to_the_last_bit(measured):
     _, (first, second) = measured
-    for name in names(first, ("gradient ", "sgd ", "adam ")):
+    for name in names(first, KINDS):
+        if name.endswith(" drawn"):
+            continue
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 def test_all_start_with_the_weights_of_one(measured):
     _, (first, second) = measured
-    assert not np.array_equal(first["drawn"], second["drawn"])
-    for found in (first, second):
-        np.testing.assert_array_equal(found["shared"], first["drawn"])
+    for kind in KINDS:
+        assert not np.array_equal(first[f"{kind} drawn"], second[f"{kind} drawn"])
+        for found in (first, second):
+            np.testing.assert_array_equal(found[f"{kind} shared"], first[f"{kind} drawn"])
 
 
 # --- in single precision, as trainings run
 
 
-def test_twenty_steps_of_adam(measured):
+@of_each_kind
+def test_twenty_steps_of_adam(measured, kind):
     one, two = measured
-    assert one["adam losses"].shape == (20,)
+    assert one[f"{kind} adam losses"].shape == (20, 1 + KINDS.index(kind))
     for found in two:
-        np.testing.assert_allclose(found["adam losses"], one["adam losses"], rtol=1e-5)
-        np.testing.assert_allclose(found["adam evaluation"], one["adam evaluation"], rtol=1e-5)
-        for name in names(one, "adam weight "):
+        for name in ("adam losses", "adam evaluation"):
+            np.testing.assert_allclose(found[f"{kind} {name}"], one[f"{kind} {name}"], rtol=1e-5)
+        for name in names(one, f"{kind} adam weight "):
             assert relative(found[name], one[name]) < 1e-4, name
 
 

@@ -7,14 +7,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.autoencoder import Autoencoder, SynchronisedBatchNormalization
+from training.autoencoder import Autoencoder
 from training.dataset import Spectrograms
 from training.loop import join, run_worker
+from training.network import SynchronisedBatchNormalization
 from training.step import SynchronousStep
 
 ARCHITECTURE = {"conv_filters": (6, 6), "conv_kernels": (3, 3), "conv_strides": (2, (2, 1)), "latent_space_dim": 5}
 SHAPE = (8, 8, 1)
 GLOBAL_BATCH_SIZE = 8
+KINDS = ("deterministic", "variational")
 
 
 def use(dtype):
@@ -28,12 +30,14 @@ def measure_promise(path, rank, num_workers):
     strategy = join(seed=0, cpus=1, num_workers=num_workers)
     found = {}
     use("float64")
-    _train_in_double(found, strategy, rank)
+    for kind in KINDS:
+        found |= {f"{kind} {name}": values for name, values in _train_in_double(strategy, rank, kind).items()}
     _normalise(found, strategy, rank, SynchronisedBatchNormalization(momentum=0.9), "ours")
     _normalise(found, strategy, rank, keras.layers.BatchNormalization(momentum=0.9, synchronized=True), "keras")
     _normalise(found, strategy, rank, keras.layers.BatchNormalization(momentum=0.9), "plain")
     use("float32")
-    _train_in_single(found, strategy, rank)
+    for kind in KINDS:
+        found |= {f"{kind} {name}": values for name, values in _train_in_single(strategy, rank, kind).items()}
     _normalise_far_from_zero(found, strategy, rank)
     np.savez(f"{path}/{rank}-of-{num_workers}.npz", **found)
 
@@ -47,22 +51,27 @@ def _batches(strategy, rank, number, dtype):
     return x.reshape(number, GLOBAL_BATCH_SIZE, *SHAPE)[:, rank * size : (rank + 1) * size].astype(dtype)
 
 
-def _build(strategy, optimizer):
+def _build(strategy, optimizer, kind):
     keras.utils.set_random_seed(5)
     with strategy.scope():
-        autoencoder = Autoencoder(SHAPE, **ARCHITECTURE)
-        return autoencoder, SynchronousStep(autoencoder.model, optimizer(), strategy)
+        autoencoder = Autoencoder(SHAPE, **ARCHITECTURE, variational=kind == "variational")
+        return autoencoder, SynchronousStep(autoencoder.model, optimizer(), strategy, beta=0.05, seed=6)
 
 
-def _train_in_double(found, strategy, rank):
+def _numbers(errors):
+    """Return the numbers of some errors as an array."""
+    return np.array([[value for value in each if value is not None] for each in errors])
+
+
+def _train_in_double(strategy, rank, kind):
     x = _batches(strategy, rank, 6, np.float64)
-    autoencoder, step = _build(strategy, lambda: keras.optimizers.SGD(0.1))
+    autoencoder, step = _build(strategy, lambda: keras.optimizers.SGD(0.1), kind)
     names = [variable.path for variable in autoencoder.model.trainable_variables]
     gradients = step.gradients(x[0])
-    found |= {f"gradient {name}": gradient for name, gradient in zip(names, gradients, strict=True)}
-    found["sgd losses"] = [step.train_epoch(x[np.roll(np.arange(6), epoch)]) for epoch in range(3)]
+    found = {f"gradient {name}": gradient for name, gradient in zip(names, gradients, strict=True)}
+    found["sgd losses"] = _numbers(step.train_epoch(x[np.roll(np.arange(6), epoch)]) for epoch in range(3))
     found |= {f"sgd weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
-    found["sgd evaluation"] = step.evaluate(x)
+    found["sgd evaluation"] = _numbers([step.evaluate(x)])
     for variable in autoencoder.model.variables:
         variable.assign(np.random.default_rng(rank).normal(size=variable.shape))
     step.share_weights(is_source=rank == 0)
@@ -70,14 +79,16 @@ def _train_in_double(found, strategy, rank):
     found["drawn"] = np.concatenate(
         [np.random.default_rng(rank).normal(size=variable.shape).ravel() for variable in autoencoder.model.variables]
     )
+    return found
 
 
-def _train_in_single(found, strategy, rank):
+def _train_in_single(strategy, rank, kind):
     x = _batches(strategy, rank, 20, np.float32)
-    autoencoder, step = _build(strategy, lambda: keras.optimizers.Adam(1e-3))
-    found["adam losses"] = [step.train_epoch([each]) for each in x]
+    autoencoder, step = _build(strategy, lambda: keras.optimizers.Adam(1e-3), kind)
+    found = {"adam losses": _numbers(step.train_epoch([each]) for each in x)}
     found |= {f"adam weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
-    found["adam evaluation"] = step.evaluate(x)
+    found["adam evaluation"] = _numbers([step.evaluate(x)])
+    return found
 
 
 def _normalise(found, strategy, rank, layer, name):

@@ -40,7 +40,7 @@ _DENSITY_ROWS = 10_000
 PICTURES = 5
 # Beside the checkpoints, while a training runs: Ray's notes on it, and what describes the spectrograms.
 RAY_NOTES, INDEX = ".ray", ".data"
-_SHAPES_THE_MODEL = ("autoencoder.py", "checkpoint.py", "dataset.py", "initialisation.py", "loop.py", "step.py")
+_SHAPES_THE_MODEL = "autoencoder checkpoint codes dataset initialisation loop network step".split()
 
 
 def training_key(params: Params, data_digest: str) -> str:
@@ -50,7 +50,7 @@ def training_key(params: Params, data_digest: str) -> str:
         "data": data_digest,
         "autoencoder": params.autoencoder.model_dump(),
         "train": params.train.model_dump(),
-        "code": {name: file_sha256(folder / name) for name in _SHAPES_THE_MODEL},
+        "code": {name: file_sha256(folder / f"{name}.py") for name in _SHAPES_THE_MODEL},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -121,11 +121,7 @@ class Watcher:
             self._send(history)
             self._sent = len(history)
         for epoch in history[self._printed :]:
-            print(
-                f"train: epoch {epoch.epoch}/{self._epochs}  train_mse {epoch.train_mse:.6f}  val_mse "
-                f"{epoch.val_mse:.6f}  learning_rate {epoch.learning_rate:.2e}  {epoch.samples_per_s:.0f} samples/s",
-                flush=True,
-            )
+            print(f"train: epoch {epoch.epoch}/{self._epochs}  {epoch.describe()}", flush=True)
         if self._draw and len(history) // self._draw_every > self._printed // self._draw_every:
             self._draw(len(history))
         self._printed = len(history)
@@ -225,6 +221,8 @@ def export(checkpoints: Checkpoints, description: Description, train: Spectrogra
     print(f"train: density of the latent codes: {density.describe()}", flush=True)
     write_curves(CURVES, progress)
     best = {"epochs": progress.epoch, "best_epoch": progress.best.epoch, "val_mse": progress.best.val_mse}
+    if progress.best.val_kl is not None:
+        best["val_kl"] = progress.best.val_kl
     TRAIN_METRICS.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     return autoencoder
 
