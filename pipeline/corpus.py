@@ -10,17 +10,20 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import CorpusError
+from pipeline.signatures import identify
 
 Split = Literal["train", "validation", "test"]
 
-# The suffixes under which people keep what libsndfile reads.
+# Suffixes of sound. A file that has one is a clip whatever it holds, so that a damaged one is reported and not
+# overlooked; of all others the content decides.
 AUDIO_SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .voc .sph .nist .paf .ircam "
-    ".svx .8svx".split()
+    ".svx .8svx .m4a .m4b .aac .mka .wma".split()
 )
 
 
@@ -71,8 +74,9 @@ class Description:
 def list_clips(folder: Path) -> Corpus:
     """List the recordings below a folder.
 
-    Hidden files and files without a suffix of audio are counted as ignored. A link that loops, a broken link and
-    what cannot be read are rejected by name. Links to files and folders are followed.
+    A file is a clip when its content begins as sound does, or its name ends as that of sound. Hidden files and all
+    others are counted as ignored. A link that loops, a broken link and what cannot be read are rejected by name.
+    Links to files and folders are followed.
 
     Raises
     ------
@@ -214,32 +218,37 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
         return
     for entry in entries:
         name = prefix + entry.name
-        is_audio = os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES
         if entry.name.startswith("."):
             yield None
             continue
         try:
-            is_folder = entry.is_dir()
-        except OSError as error:  # a link to itself, or through a folder that may not be entered
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{name}/", above | {identity})
+            elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
+                yield _named_clip(entry, name)
+            # A pipe would wait for ever; what a broken link without a suffix was, nobody knows.
+            elif entry.is_file() and _holds_sound(entry.path):
+                yield Clip(_clip_id(name), entry.path)
+            else:
+                yield None
+        except OSError as error:  # a link to itself, through a folder that may not be entered, or no permission
             yield Rejection(_clip_id(name), "unreadable", error.strerror or str(error))
-            continue
-        if is_folder:
-            yield from _walk(entry.path, f"{name}/", above | {identity})
-        elif is_audio:
-            yield _clip(entry, name)
-        else:
-            yield None
 
 
-def _clip(entry: os.DirEntry[str], name: str) -> Clip | Rejection:
-    """Return one entry with a suffix of audio as a clip, unless it is no file."""
-    try:
-        mode = entry.stat().st_mode
-    except OSError as error:
-        return Rejection(_clip_id(name), "unreadable", error.strerror or str(error))
-    if not stat.S_ISREG(mode):
+def _named_clip(entry: os.DirEntry[str], name: str) -> Clip | Rejection:
+    """Return one entry with a suffix of sound as a clip, unless it is no file."""
+    if not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode):
         return Rejection(_clip_id(name), "unreadable", "not a regular file")
     return Clip(_clip_id(name), entry.path)
+
+
+def _holds_sound(path: str) -> bool:
+    """Return whether a file begins as sound does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return identify(partial(os.pread, descriptor)) is not None
+    finally:
+        os.close(descriptor)
 
 
 def _clip_id(name: str) -> str:

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from pipeline.corpus import Clip, Splitter, hash_prefix, list_clips
 from pipeline.errors import CorpusError
+from tests.sounds import sine, write
 
 
 def touch(folder, *names):
-    """Make empty files: listing opens none."""
+    """Make empty files: a name of sound is enough to be listed."""
     for name in names:
         path = folder / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +86,56 @@ def test_what_is_no_audio_is_counted_as_ignored(tmp_path):
     assert corpus.rejected == ()
 
 
+@pytest.mark.parametrize("name", ["wav", "take 1", "a.bin", "a.txt", "a.mp4", "folder.d/x", b"caf\xe9"])
+def test_sound_is_found_under_any_name(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    write(tmp_path / "a.flac", sine(100.0, 500))
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / "a.flac").rename(path)
+    touch(tmp_path, "labels.csv")
+    corpus = list_clips(tmp_path)
+
+    assert [each.path for each in corpus.clips] == [str(path)]
+    assert (corpus.n_ignored, corpus.rejected) == (1, ())
+
+
+def test_a_damaged_recording_is_a_clip_whatever_its_name(tmp_path):
+    # What is wrong with it is for those to say who decode it.
+    (tmp_path / "a").write_bytes(b"fLaC and no more")
+    (tmp_path / "b.wav").write_bytes(b"text")
+    (tmp_path / "c.bin").write_bytes(b"text")
+
+    assert ids(list_clips(tmp_path)) == ["a", "b.wav"]
+
+
+def test_what_has_no_name_of_sound_and_is_no_file_is_not_opened(tmp_path):
+    touch(tmp_path, "a.wav")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone").symlink_to("nowhere")
+    corpus = list_clips(tmp_path)
+
+    assert (ids(corpus), corpus.n_ignored, corpus.rejected) == (["a.wav"], 2, ())
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="wants a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_rejected_by_name(tmp_path):
+    touch(tmp_path, "a.wav")
+    (tmp_path / "x").symlink_to("/proc/self/mem")
+    (rejection,) = list_clips(tmp_path).rejected
+
+    assert (rejection.clip_id, rejection.reason, rejection.detail) == ("x", "unreadable", "Input/output error")
+
+
 def test_links_to_files_and_folders_are_followed(tmp_path):
     touch(tmp_path / "elsewhere", "a.wav", "b.wav")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "folder").symlink_to("../elsewhere")
     (corpus / "file.wav").symlink_to("../elsewhere/a.wav")
+    write(tmp_path / "elsewhere" / "c.wav", sine(100.0, 500)).rename(tmp_path / "elsewhere" / "c")
+    (corpus / "other").symlink_to("../elsewhere/c")
 
-    assert ids(list_clips(corpus)) == ["file.wav", "folder/a.wav", "folder/b.wav"]
+    assert ids(list_clips(corpus)) == ["file.wav", "folder/a.wav", "folder/b.wav", "folder/c", "other"]
 
 
 @pytest.mark.parametrize("target", [".", "..", "../inner"])

@@ -43,6 +43,7 @@ CORE = [
     "resampler",
     "reuse",
     "shards",
+    "signatures",
     "spectrogram",
     "storage",
     "store",
