@@ -107,6 +107,10 @@ class Checkpoints:
         self._folders.clear()
 
     def _latest(self) -> str | None:
+        # Twice where there seems to be none: a list that is read while one supersedes another may lack both.
+        return self._list_latest() or self._list_latest()
+
+    def _list_latest(self) -> str | None:
         return max((name for name in self._folders.names() if name.startswith("epoch-")), default=None)
 
     @contextlib.contextmanager
