@@ -7,6 +7,8 @@ import os
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray talks to those who have its token; otherwise it would not even look for the file in which that is kept.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 # Who started this process, noted before anything that takes seconds to import: see `pipeline.command`.
 PARENT = os.getppid()

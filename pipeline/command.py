@@ -2,15 +2,23 @@
 
 import argparse
 import os
+import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from pipeline import PARENT
-from pipeline.errors import GenerativeMusicError
-from pipeline.params import PARAMS_FILE
+from pipeline.errors import GenerativeMusicError, ResourceError
+from pipeline.params import PARAMS_FILE, PipelineParams, read_params
+from pipeline.submission import IN_JOB
+
+_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -26,6 +34,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     if "DVC_STAGE" in os.environ:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        _enter_project(arguments.params)
         main(arguments)
     except GenerativeMusicError as error:
         if arguments.verbose:
@@ -36,6 +45,39 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         sys.exit(130)
 
 
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Unwind this process, within a `with` block, when it is asked to end or DVC is gone, as it is at Ctrl-C."""
+    before = {each: signal.signal(each, _unwind) for each in _END_SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _unwind(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _enter_project(params: Path) -> None:
+    """Go from the copy of the code that `ray job submit` has made on a node into the project's folder."""
+    if IN_JOB not in os.environ or "working_dir_files" not in Path.cwd().parts:
+        return
+    folder = read_params(PipelineParams, params).resources.cluster_folder
+    if folder is None:
+        raise ResourceError(
+            "resources.cluster_folder must name the project's folder, as this cluster's nodes see it: this job runs in "
+            "a copy of the code, which Ray removes in the end"
+        )
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise ResourceError(
+            f"resources.cluster_folder={folder} cannot be entered on node {socket.gethostname()}: {error.strerror}"
+        ) from error
+
+
 def _end_with_parent() -> None:
     """End this process when the DVC that started it is gone, as if it had been killed too.
 
@@ -44,4 +86,7 @@ def _end_with_parent() -> None:
     while os.getppid() == PARENT:
         time.sleep(0.2)
     print("error: DVC, which started this stage, is gone", file=sys.stderr, flush=True)
-    os._exit(1)
+    if signal.getsignal(signal.SIGTERM) is _unwind:
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        os._exit(1)

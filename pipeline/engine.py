@@ -1,57 +1,93 @@
 """Ray: connect to it, and map a function over units of work. Knows nothing of sound."""
 
+import argparse
 import logging
-import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
 import ray.exceptions
 
+from pipeline import cluster, nodes, packages
 from pipeline.errors import ResourceError
+from pipeline.params import PipelineParams, read_params
 
-# It warns that an embedded Ray asks for a token, which is as it should be, and tells how to turn that off.
-_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
-
+Stage = Callable[[argparse.Namespace], None]
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
+def stage(main: Stage, wanted: Iterable[str]) -> Stage:
+    """Return what runs a stage here or, where `RAY_ADDRESS` names a job server, as a job there.
+
+    Parameters
+    ----------
+    main : callable
+        Of the module that runs.
+    wanted : iterable of str
+        Packages that the cluster must have as this machine has them.
+    """
+
+    def run(arguments: argparse.Namespace) -> None:
+        if cluster.kind() != "jobs":
+            main(arguments)
+            return
+        from pipeline import jobs  # noqa: PLC0415 - a second of HTTP clients
+
+        spec = sys.modules["__main__"].__spec__
+        assert spec is not None
+        folder = read_params(PipelineParams, arguments.params).resources.cluster_folder
+        jobs.submit(spec.name, sys.argv[1:], packages.installed(wanted), folder)
+
+    return run
+
+
 @contextmanager
-def connect(verbose: bool = False) -> Iterator[int]:
+def connect(verbose: bool = False, wanted: Iterable[str] = ()) -> Iterator[int]:
     """Connect to Ray for the length of a `with` block, and yield how many CPUs it reaches.
 
     `RAY_ADDRESS` unset: an embedded Ray on this machine that ends with the block. `auto` or `host:port`, on a machine
-    that is part of a cluster: that cluster.
+    that is part of a cluster: that cluster, whose nodes are sent this project's code.
 
     Parameters
     ----------
     verbose : bool
         Whether what the workers print is shown here. Ray keeps it in its session's log in any case.
+    wanted : iterable of str
+        Packages that every node must have as this machine has them.
 
     Raises
     ------
     ResourceError
-        The address is of another kind, or no cluster answers there.
+        The address is of another kind, no cluster answers there, it does not accept this machine, or a node differs.
     """
-    address = os.environ.get("RAY_ADDRESS", "")
-    if "://" in address:
-        raise ResourceError(
-            f"RAY_ADDRESS={address} must be unset, 'auto' or host:port on a machine that is part of the cluster"
-        )
-    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
-    logging.getLogger(_TOKEN_LOGGER).setLevel(logging.ERROR)
+    logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
+    if is_embedded():
+        ray.init(include_dashboard=False, **options)
+    else:
+        cluster.join(**options)
     try:
-        ray.init(log_to_driver=verbose, logging_level=logging.WARNING, **options)
-    except (ConnectionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ResourceError(f"RAY_ADDRESS={address}: no cluster answers there: {reason}") from error
-    try:
+        if not is_embedded():
+            nodes.check_versions(wanted)
         yield int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def check_paths(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> None:
+    """Refuse paths that only this machine can see; see `pipeline.nodes.check_paths`."""
+    if not is_embedded():
+        nodes.check_paths(reads, writes)
+
+
+def is_embedded() -> bool:
+    """Return whether Ray is this process's own."""
+    return cluster.kind() == "embedded"
 
 
 def check_workers(name: str, wanted: int | Literal["all"], cpus_each: int, cpus: int) -> int:

@@ -129,6 +129,7 @@ class ResourcesSection(Section):
     use_gpu: bool
     max_failures: Annotated[int, Field(ge=0)]
     storage: str | None
+    cluster_folder: str | None
 
     @field_validator("storage")
     @classmethod
@@ -136,6 +137,13 @@ class ResourcesSection(Section):
         if storage is not None:
             check_location(storage)
         return storage
+
+    @field_validator("cluster_folder")
+    @classmethod
+    def _check_cluster_folder(cls, folder: str | None) -> str | None:
+        if folder is not None and not Path(folder).is_absolute():
+            raise ValueError(f"{folder!r} must be an absolute path")
+        return folder
 
 
 class PipelineParams(BaseModel):

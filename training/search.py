@@ -15,6 +15,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from pipeline import command, engine
 from pipeline.errors import ParameterError, ResourceError
+from pipeline.packages import TRAINING
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.storage import open_storage
@@ -142,7 +143,8 @@ def main(arguments: argparse.Namespace) -> None:
     store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
     with tracking.connect() as client, search_run(client, params, arguments.space) as run:
         tracking_origin.log_data(client, run.run_id, params.corpus.dir, store)
-        with engine.connect(arguments.verbose) as cpus:
+        with engine.connect(arguments.verbose, TRAINING) as cpus:
+            engine.check_paths([SPECTROGRAMS.absolute(), TABLE.absolute()], [CHECKPOINTS.absolute()])
             engine.check_workers("one trial", 1, params.resources.cpus_per_worker, cpus)
             best = run_search(params, space, store, run, arguments)
         values, epoch = best
@@ -159,4 +161,4 @@ if __name__ == "__main__":
         "--grace", type=int, default=2, help="epochs before a trial may be stopped (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the values drawn (default: %(default)s)")
-    command.run(main, parser.parse_args())
+    command.run(engine.stage(main, TRAINING), parser.parse_args())

@@ -16,6 +16,7 @@ from pipeline.errors import ResourceError
 from pipeline.levels import Leveller
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
+from pipeline.packages import PREPROCESSING
 from pipeline.padder import Padder
 from pipeline.params import PipelineParams, read_params
 from pipeline.paths import REJECTED, REPORTS, SPECTROGRAMS, SUMMARY, TABLE
@@ -23,6 +24,7 @@ from pipeline.pictures import draw_corpus
 from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
+from pipeline.submission import progress_options
 
 PICTURE = REPORTS / "preprocess" / "corpus.png"
 
@@ -37,7 +39,7 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
             wanted.n_fft, wanted.hop_length, wanted.drop_nyquist, wanted.ref, wanted.amin, wanted.top_db
         ),
         MinMaxNormaliser(*wanted.range),
-        Saver(SPECTROGRAMS, TABLE, params.resources.storage),
+        Saver(SPECTROGRAMS.absolute(), TABLE.absolute(), params.resources.storage),
         Splitter(label=params.corpus.label, **params.split.model_dump()),
         wanted.max_rejected_share,
         wanted.segment,
@@ -59,7 +61,7 @@ def check_disk(pipeline: PreprocessingPipeline, corpus: Corpus, n_rows: int) -> 
 
 def with_progress(results: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """Pass results on, and show on a terminal how many clips are done."""
-    with tqdm(total=total, unit=" clips", desc=f"preprocess: {what}", disable=None) as bar:
+    with tqdm(total=total, unit=" clips", desc=f"preprocess: {what}", **progress_options()) as bar:
         for result in results:
             bar.update(result.n_clips)
             yield result
@@ -93,7 +95,9 @@ def main(arguments: argparse.Namespace) -> None:
         storage.check(params.resources.storage)
     if pipeline.segment == "first":
         check_disk(pipeline, corpus, len(corpus.clips))
-    with engine.connect(arguments.verbose) as cpus:
+    with engine.connect(arguments.verbose, PREPROCESSING) as cpus:
+        first = [Path(corpus.clips[0].path)] if corpus.clips else []
+        engine.check_paths(reads=[Path(params.corpus.dir).absolute(), *first], writes=[SPECTROGRAMS.parent.absolute()])
         workers = engine.check_workers("resources.preprocess_workers", params.resources.preprocess_workers, 1, cpus)
 
         def map_units(function: Callable[[Any], Any], units: list[Any]) -> Iterator[Any]:
@@ -121,4 +125,4 @@ def _megabytes(n_bytes: int) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__).parse_args())
+    command.run(engine.stage(main, PREPROCESSING), command.parser(__doc__).parse_args())

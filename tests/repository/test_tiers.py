@@ -35,6 +35,7 @@ CORE = [
     "levels",
     "loader",
     "normaliser",
+    "packages",
     "padder",
     "params",
     "parts",
@@ -47,6 +48,7 @@ CORE = [
     "spectrogram",
     "storage",
     "store",
+    "submission",
     "summary",
     "versions",
 ]

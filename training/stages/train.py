@@ -17,6 +17,7 @@ from ray.train.tensorflow import TensorflowTrainer
 
 from pipeline import command, engine, storage
 from pipeline.errors import CorpusError, ModelError, ParameterError, ResourceError
+from pipeline.packages import TRAINING
 from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.storage import file_sha256
@@ -180,7 +181,8 @@ def fit(params: Params, store: Store, checkpoints: Checkpoints, verbose: bool) -
         share(store, checkpoints, params.resources.storage),
     )
     resources = params.resources
-    with engine.connect(verbose) as cpus:
+    with engine.connect(verbose, TRAINING) as cpus:
+        engine.check_paths(reads=[SPECTROGRAMS.absolute(), TABLE.absolute()], writes=[checkpoints.folder.parent])
         workers = engine.check_workers("resources.train_workers", resources.train_workers, job.cpus_per_worker, cpus)
         trainer = TensorflowTrainer(
             train_worker,
@@ -271,4 +273,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__).parse_args())
+    command.run(engine.stage(main, TRAINING), command.parser(__doc__).parse_args())
