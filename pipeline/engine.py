@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import ray.exceptions
 from pipeline import cluster, nodes, packages
 from pipeline.errors import ResourceError
 from pipeline.params import PipelineParams, read_params
+from pipeline.submission import submission
 
 Stage = Callable[[argparse.Namespace], None]
 Work = TypeVar("Work")
@@ -83,6 +85,17 @@ def check_paths(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> None
     """Refuse paths that only this machine can see; see `pipeline.nodes.check_paths`."""
     if not is_embedded():
         nodes.check_paths(reads, writes)
+
+
+def machines() -> list[str]:
+    """Return the names of all machines that take part: this one, a cluster's, and the one that submitted this job."""
+    found = {socket.gethostname()}
+    if told := submission():
+        found.add(told.host)
+    if not is_embedded():
+        with connect():
+            found.update(each["NodeManagerHostname"] for each in ray.nodes() if each["Alive"])  # type: ignore[no-untyped-call]
+    return sorted(found)
 
 
 def is_embedded() -> bool:

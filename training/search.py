@@ -141,6 +141,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"train.epochs={params.train.epochs}"
         )
     store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
+    tracking.check_shared(engine.machines())
     with tracking.connect() as client, search_run(client, params, arguments.space) as run:
         tracking_origin.log_data(client, run.run_id, params.corpus.dir, store)
         with engine.connect(arguments.verbose, TRAINING) as cpus:

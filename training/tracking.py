@@ -10,7 +10,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,22 @@ def tracking_uri() -> str:
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
         return prefix + str(project_root() / uri.removeprefix(prefix))
     return uri
+
+
+def check_shared(machines: Sequence[str]) -> None:
+    """Refuse to keep runs in a file when several machines take part in them.
+
+    Raises
+    ------
+    ResourceError
+        The locks of SQLite hold between the processes of one machine; on a shared folder they damage the file.
+    """
+    uri = tracking_uri()
+    if uri.startswith("sqlite:") and len(machines) > 1:
+        raise ResourceError(
+            f"MLFLOW_TRACKING_URI={uri} is a file whose locks hold on one machine only, and {len(machines)} take part "
+            f"({', '.join(machines)}): start a server (docs/team.md), and set MLFLOW_TRACKING_URI to its address"
+        )
 
 
 @contextmanager

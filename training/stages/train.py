@@ -246,6 +246,7 @@ def main(arguments: argparse.Namespace) -> None:
     train = Spectrograms(store, "train", params.train.target_shape)
     validation = Spectrograms(store, "validation", params.train.target_shape)
     check(params, train, validation)
+    tracking.check_shared(engine.machines())
     key = training_key(params, train.store.digest)
     checkpoints = Checkpoints(checkpoint_location(key, params.resources.storage))
     progress = checkpoints.progress()
