@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 _STARTS_WITHIN_S = 240
+_TRIES = 4
 _LEADS_ELSEWHERE = ("RAY_", "MLFLOW_", "DVC_", "PYTHON", "GENERATIVE_MUSIC_")
 
 
@@ -59,14 +60,35 @@ class Cluster:
         self.jobs = f"http://127.0.0.1:{dashboard}"
         self.address = f"127.0.0.1:{self.port}"
         ports = ("--port", self.port, "--dashboard-port", dashboard, "--ray-client-server-port", client)
-        self._start(python, "--head", *ports, "--dashboard-host", "127.0.0.1", "--temp-dir", self.folder / "ray")
+        try:
+            self._start(python, "--head", *ports, "--dashboard-host", "127.0.0.1", "--temp-dir", self.folder / "ray")
+        except BaseException:
+            self.close()
+            raise
 
-    def add(self, python=sys.executable, cpus=1):
-        """Start a node that joins, and return its name for error messages."""
-        return self._start(python, "--address", self.address, cpus=cpus)
+    @contextlib.contextmanager
+    def node(self, python=sys.executable):
+        """Add a node for the length of a `with` block."""
+        self._start(python, "--address", self.address, cpus=1)
+        yield
+        self._end(self._nodes.pop())
 
     def _start(self, python, *arguments, cpus=2):
-        """Start a node in a folder that is no project's."""
+        """Start a node; again when the machine was too busy for the 30 s that Ray gives it."""
+        for _ in range(_TRIES):
+            process, log = self._try_to_start(python, *arguments, cpus=cpus)
+            end = time.monotonic() + _STARTS_WITHIN_S
+            while process.poll() is None and b"Ray runtime started" not in log.read_bytes():
+                assert time.monotonic() < end, f"{arguments} has not started:\n{log.read_text()}"
+                time.sleep(0.1)
+            if process.poll() is None:
+                self._nodes.append(process)
+                return
+            assert "timed out during startup" in log.read_text(), f"{arguments} ended early:\n{log.read_text()}"
+        raise AssertionError(f"{arguments} has not started within 30 s in {_TRIES} tries")
+
+    def _try_to_start(self, python, *arguments, cpus):
+        """Start a node's process in a folder that is no project's, and return it with its log."""
         ports = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
         options = {
             **{f"--{name}-port": port for name, port in zip(ports, free_ports(len(ports)), strict=True)},
@@ -77,7 +99,7 @@ class Cluster:
             "--object-store-memory": 100 << 20,
         }
         given = [str(each) for each in (*arguments, *(part for option in options.items() for part in option))]
-        log = self.folder / f"{len(self._nodes)}.log"
+        log = self.folder / f"{secrets.token_hex(4)}.log"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_LEADS_ELSEWHERE)}
         # `python` is what a job says.
         path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
@@ -90,32 +112,33 @@ class Cluster:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        self._nodes.append(process)
-        end = time.monotonic() + _STARTS_WITHIN_S
-        while b"Ray runtime started" not in (said := log.read_bytes()):
-            assert process.poll() is None, f"{given} ended early:\n{said.decode()}"
-            assert time.monotonic() < end, f"{given} has not started:\n{said.decode()}"
-            time.sleep(0.1)
+        return process, log
 
     def received(self):
-        """Return the names of all files that nodes have been sent as code."""
+        """Return the names of all files that nodes have been sent as code, without what they have compiled of it."""
         folder = self.folder / "ray" / "session_latest" / "runtime_resources" / "working_dir_files"
         found = (path.relative_to(folder).parts[1:] for path in folder.rglob("*") if path.is_file())
-        return {"/".join(parts) for parts in found if parts}
+        return {"/".join(parts) for parts in found if parts and ".cpython-" not in parts[-1]}
 
     def close(self):
-        """End all nodes, and see that nothing of them is left."""
-        left = []
-        for process in reversed(self._nodes):
-            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.terminate()
-            left += psutil.wait_procs(children, timeout=30)[1]
-            process.wait(30)
+        """End all nodes, the head last."""
+        try:
+            while self._nodes:
+                self._end(self._nodes.pop())
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self, process):
+        """End a node, and see that nothing of it is left."""
+        assert process.poll() is None, f"node {process.pid} has ended by itself"
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(60)
+        left = psutil.wait_procs(children, timeout=60)[1]
         for each in left:
             with contextlib.suppress(psutil.Error):
                 each.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        assert not left, f"still running after their nodes: {left}"
+        assert not left, f"still running after their node: {left}"
 
 
 def environment_without(folder, package, version=None):
@@ -126,14 +149,21 @@ def environment_without(folder, package, version=None):
     folder : Path
         Which is made.
     package : str
-        It is not there, or, with a version, there in name as that version.
+        It is missing there or, with a version, says that it is of that version.
     """
-    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    site = Path(sysconfig.get_path("purelib"))
+    packages = folder / site.relative_to(sys.prefix)
     packages.mkdir(parents=True)
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        name = path.name.partition("-")[0].lower()
-        if name != package:
+    for path in site.iterdir():
+        if path.name.startswith(f"{package}-") and path.suffix == ".dist-info":
+            if version:
+                info = packages / f"{package}-{version}.dist-info"
+                info.mkdir()
+                (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        elif path.name != package or version:
             (packages / path.name).symlink_to(path)
-        elif version and path.name.endswith(".dist-info"):
-            ...
-    return folder
+    base = Path(sys.executable).resolve()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(base)
+    (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\n")
+    return folder / "bin" / "python"
