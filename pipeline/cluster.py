@@ -1,5 +1,6 @@
 """Where Ray is: what `RAY_ADDRESS` may say, what travels to other nodes, and what is wrong with a connection."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -88,9 +89,7 @@ def join(**options: Any) -> None:
                 f"RAY_ADDRESS={wanted}: no node of a cluster runs on this machine (`ray start` starts one)"
             )
         _knock(found)
-        # A submitted job has been given its code already.
-        code = None if IN_JOB in os.environ else runtime_env()
-        ray.init(address=found, runtime_env=code, **options)
+        ray.init(address=found, runtime_env=None if _has_code() else runtime_env(), **options)
     except AuthenticationError as error:
         raise ResourceError(refused_token()) from error
     except (ConnectionError, ValueError, RuntimeError, RuntimeEnvSetupError) as error:
@@ -98,6 +97,12 @@ def join(**options: Any) -> None:
         raise ResourceError(
             f"RAY_ADDRESS={wanted}: the cluster cannot be joined from this machine: {reason}"
         ) from error
+
+
+def _has_code() -> bool:
+    """Return whether this is a job that was submitted together with its code."""
+    job = json.loads(os.environ.get(IN_JOB) or "{}")
+    return "working_dir" in (job.get("runtime_env") or {})
 
 
 def _knock(found: str) -> None:

@@ -34,7 +34,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     if "DVC_STAGE" in os.environ:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _enter_project(arguments.params)
+        _enter_project(arguments)
         main(arguments)
     except GenerativeMusicError as error:
         if arguments.verbose:
@@ -60,11 +60,11 @@ def _unwind(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _enter_project(params: Path) -> None:
+def _enter_project(arguments: argparse.Namespace) -> None:
     """Go from the copy of the code that `ray job submit` has made on a node into the project's folder."""
     if IN_JOB not in os.environ or "working_dir_files" not in Path.cwd().parts:
         return
-    folder = read_params(PipelineParams, params).resources.cluster_folder
+    folder = read_params(PipelineParams, arguments.params).resources.cluster_folder
     if folder is None:
         raise ResourceError(
             "resources.cluster_folder must name the project's folder, as this cluster's nodes see it: this job runs in "

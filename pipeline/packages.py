@@ -28,7 +28,8 @@ TRAINING = (*PREPROCESSING, "tensorflow|tensorflow-cpu", "keras", "scikit-learn"
 
 def installed(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of Python and of packages; an empty one where a package is not installed."""
-    return {"Python": platform.python_version(), **{name: _version(name) for name in names}}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"Python": python, **{name: _version(name) for name in names}}
 
 
 def check_same(here: Mapping[str, str], there: Mapping[str, str], where: str, origin: str = "") -> None:

@@ -47,13 +47,6 @@ def test_more_workers_than_cpus(wanted, cpus_each):
         engine.check_workers("resources.train_workers", wanted, cpus_each, cpus=8)
 
 
-def test_an_address_of_another_kind(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-
-    with pytest.raises(ResourceError, match=r"^RAY_ADDRESS=ray://head:10001 must be unset, 'auto' or host:port"):
-        engine.connect().__enter__()
-
-
 def test_an_embedded_ray_reaches_this_machines_cpus(cpus):
     assert 1 <= cpus <= os.cpu_count()
 
