@@ -49,7 +49,7 @@ def stage(main: Stage, wanted: Iterable[str]) -> Stage:
 
 
 @contextmanager
-def connect(verbose: bool = False, wanted: Iterable[str] = ()) -> Iterator[int]:
+def connect(verbose: bool = False) -> Iterator[int]:
     """Connect to Ray for the length of a `with` block, and yield how many CPUs it reaches.
 
     `RAY_ADDRESS` unset: an embedded Ray on this machine that ends with the block. `auto` or `host:port`, on a machine
@@ -59,42 +59,58 @@ def connect(verbose: bool = False, wanted: Iterable[str] = ()) -> Iterator[int]:
     ----------
     verbose : bool
         Whether what the workers print is shown here. Ray keeps it in its session's log in any case.
-    wanted : iterable of str
-        Packages that every node must have as this machine has them.
 
     Raises
     ------
     ResourceError
-        The address is of another kind, no cluster answers there, it does not accept this machine, or a node differs.
+        The address is of another kind, no cluster answers there, or it does not accept this machine.
     """
-    logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
     if is_embedded():
         ray.init(include_dashboard=False, **options)
     else:
         cluster.join(**options)
     try:
-        if not is_embedded():
-            nodes.check_versions(wanted)
         yield int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
 
 
-def check_paths(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> None:
-    """Refuse paths that only this machine can see; see `pipeline.nodes.check_paths`."""
+def check_nodes(wanted: Iterable[str], reads: Iterable[Path], writes: Iterable[str]) -> None:
+    """Refuse nodes of the cluster that this is connected to, if it is one, where work could only fail later.
+
+    Parameters
+    ----------
+    wanted : iterable of str
+        Packages that nodes must have as this machine has them, by the names of `pipeline.packages`.
+    reads : iterable of Path
+        Absolute paths of what is only read.
+    writes : iterable of str
+        Locations of storages, which `pipeline.storage` opens.
+
+    Raises
+    ------
+    ResourceError
+        With the package or path, and the node.
+    """
     if not is_embedded():
-        nodes.check_paths(reads, writes)
+        nodes.check_versions(wanted)
+        nodes.check_reads(reads)
+        nodes.check_writes(writes)
 
 
-def machines() -> list[str]:
-    """Return the names of all machines that take part: this one, a cluster's, and the one that submitted this job."""
+def inspect(wanted: Iterable[str], reads: Iterable[Path], writes: Iterable[str]) -> list[str]:
+    """Connect, do what `check_nodes` does, and return the names of all machines that would take part.
+
+    These are a cluster's, this one, and the one that submitted this job.
+    """
     found = {socket.gethostname()}
     if told := submission():
         found.add(told.host)
     if not is_embedded():
         with connect():
-            found.update(each["NodeManagerHostname"] for each in ray.nodes() if each["Alive"])  # type: ignore[no-untyped-call]
+            check_nodes(wanted, reads, writes)
+            found.update(nodes.hostnames())
     return sorted(found)
 
 

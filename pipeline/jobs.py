@@ -9,8 +9,6 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,8 +16,9 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from pipeline import cluster, command
+from pipeline import cluster, command, storage
 from pipeline.errors import ResourceError
+from pipeline.paths import SPECTROGRAMS
 from pipeline.submission import VARIABLE, Submission
 
 # What a stage reads from its environment and is no secret: everybody on the cluster sees what a job is given.
@@ -61,8 +60,8 @@ def submit(module: str, arguments: list[str], versions: dict[str, str], cluster_
     mark = {"project": project, "stage": stage}
     _stop_earlier(client, mark)
     job = f"{stage}-{secrets.token_hex(8)}"
-    with command.stoppable(), _probe() as (probe, token):
-        told = Submission(socket.gethostname(), project, probe, token, versions, sys.stderr.isatty())
+    with command.stoppable(), storage.probe(SPECTROGRAMS.parent) as probe:
+        told = Submission(socket.gethostname(), project, probe, versions, sys.stderr.isatty())
         given = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         try:
             client.submit_job(
@@ -116,19 +115,6 @@ def _folders(cluster_folder: str | None) -> tuple[str, str]:
     # DVC runs queued experiments in copies below the root.
     within = here.relative_to(root) if here.is_relative_to(root) else Path()
     return cluster_folder, str(Path(cluster_folder, within))
-
-
-@contextmanager
-def _probe() -> Iterator[tuple[str, str]]:
-    """Write a file into the project, by which the cluster can tell that it sees the same folder."""
-    token = secrets.token_hex(16)
-    path = Path("data", f".probe-{token[:8]}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(token, encoding="utf-8")
-        yield str(path), token
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _stop_earlier(client: JobSubmissionClient, mark: dict[str, str]) -> None:

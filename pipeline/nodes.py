@@ -1,7 +1,6 @@
 """What the nodes of a cluster must have in common, looked at on each of them before any work starts."""
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import packages
+from pipeline import packages, storage
 from pipeline.errors import ResourceError
 
 _HINT = "docs/cluster.md says what nodes must share"
@@ -40,6 +39,11 @@ def nodes() -> list[Node]:
         for each in ray.nodes()  # type: ignore[no-untyped-call]
         if each["Alive"] and each["Resources"].get("CPU")
     ]
+
+
+def hostnames() -> list[str]:
+    """Return the names of the machines that all living nodes are on."""
+    return [each["NodeManagerHostname"] for each in ray.nodes() if each["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def on_each(function: Callable[[], Found]) -> dict[Node, Found]:
@@ -93,31 +97,46 @@ def check_versions(wanted: Iterable[str]) -> None:
         packages.check_same(here, there, f"node {node}")
 
 
-def check_paths(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> None:
-    """Refuse paths that a node does not see as this machine does.
+def check_reads(paths: Iterable[Path]) -> None:
+    """Refuse paths that a node does not see as this machine does; nothing is written there.
 
     Parameters
     ----------
-    reads : iterable of Path
-        Absolute. Nothing is written there: a node must find a folder too, or a file of the same size.
-    writes : iterable of Path
-        Folders, absolute, which are made if need be. What is written here must be read on every node, and the other
-        way round, so that the same folder is told from another one of the same name.
+    paths : iterable of Path
+        Absolute. A node must find a folder too, or a file of the same size.
 
     Raises
     ------
     ResourceError
         With path and node.
     """
-    here = {path: look_at(path) for path in reads}
+    here = {path: look_at(path) for path in paths}
     for node, there in on_each(partial(_look_at_all, tuple(here))).items():
         for path, found in there.items():
             if found != here[path]:
                 raise ResourceError(
                     f"{path} is {found} on node {node}, and {here[path]} on {socket.gethostname()}; {_HINT}"
                 )
-    for folder in writes:
-        _check_written(folder)
+
+
+def check_writes(locations: Iterable[str]) -> None:
+    """Refuse storages that a node cannot write, or that are not there what they are here.
+
+    Parameters
+    ----------
+    locations : iterable of str
+        As `pipeline.storage` has them.
+
+    Raises
+    ------
+    ResourceError
+        With location and node.
+    """
+    for location in locations:
+        with storage.probe(location) as seen:
+            for node, reason in on_each(partial(_why_not, location, seen)).items():
+                if reason:
+                    raise ResourceError(f"node {node} cannot use what is shared: {reason}; {_HINT}")
 
 
 def look_at(path: Path) -> str:
@@ -129,46 +148,13 @@ def look_at(path: Path) -> str:
     return kind if os.access(path, os.R_OK) else f"{kind} that may not be read"
 
 
-def _check_written(folder: Path) -> None:
-    """Refuse a folder in which this machine and a node do not read what the other one has written."""
-    token = secrets.token_hex(16)
-    probe = folder / f".probe-{token[:8]}"
+def _why_not(location: str, seen: str) -> str:
+    """Return why this node cannot use a storage in which another machine has left a probe, or nothing."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text(token, encoding="utf-8")
-        for node, answer in on_each(partial(_answer, probe, token)).items():
-            reason = answer.reason or ("" if answer.path.exists() else "is another folder")
-            if reason:
-                raise ResourceError(f"{folder} {reason} on node {node}, and must be shared by all nodes; {_HINT}")
-    except OSError as error:
-        raise ResourceError(f"{folder}: cannot be written to: {error.strerror}") from error
-    finally:
-        for path in folder.glob(f"{probe.name}*"):
-            path.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What a node has written beside a probe, or why it could not."""
-
-    path: Path
-    reason: str = ""
-
-
-def _answer(probe: Path, token: str) -> _Answer:
-    """Read a probe on a node, and write another one beside it."""
-    answer = probe.with_name(f"{probe.name}-{secrets.token_hex(4)}")
-    if not probe.parent.is_dir():
-        return _Answer(answer, "is not there")
-    try:
-        if probe.read_text(encoding="utf-8") != token:
-            return _Answer(answer, "is another folder")
-        answer.touch()
-    except FileNotFoundError:
-        return _Answer(answer, "is another folder")
-    except OSError as error:
-        return _Answer(answer, f"cannot be used ({error.strerror})")
-    return _Answer(answer)
+        storage.check(location, seen)
+    except ResourceError as error:
+        return str(error)
+    return ""
 
 
 def _look_at_all(paths: Iterable[Path]) -> dict[Path, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline import packages
 from pipeline.errors import GenerativeMusicError, ResourceError
+from pipeline.paths import SPECTROGRAMS
 
 VARIABLE = "GENERATIVE_MUSIC_SUBMISSION"
 # Ray sets it in what any job starts.
@@ -32,8 +33,8 @@ class Submission:
         Its name.
     project : str
         The project's folder, as the cluster knows it.
-    probe, token : str
-        A file in that folder, and what the submitting machine has written into it.
+    probe : str
+        Name of a file in its `data/`, which the submitting machine has just written, and its content.
     versions : dict
         Of its packages, as `pipeline.packages.installed` returns them.
     has_terminal : bool
@@ -43,7 +44,6 @@ class Submission:
     host: str
     project: str
     probe: str
-    token: str
     versions: dict[str, str]
     has_terminal: bool
 
@@ -72,12 +72,12 @@ class Submission:
     def _differs(self) -> str:
         """Return why the project's folder is not the submitting machine's, or nothing."""
         try:
-            found = Path(self.project, self.probe).read_text(encoding="utf-8")
+            found = Path(self.project, SPECTROGRAMS.parent, self.probe).read_text(encoding="utf-8")
         except FileNotFoundError:
             return "is another folder"
         except OSError as error:
             return f"cannot be read ({error.strerror})"
-        return "" if found == self.token else "is another folder"
+        return "" if found == self.probe else "is another folder"
 
 
 def submission() -> Submission | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.paths import REPORTS
+from pipeline.paths import REPORTS, SPECTROGRAMS, TABLE
 from pipeline.storage import open_storage
 
 MODEL = Path("models/autoencoder")
@@ -29,3 +29,10 @@ def checkpoint_location(key: str, storage: str | None) -> str:
     if storage is None:
         return str(CHECKPOINTS.absolute() / key)
     return open_storage(storage).at(CHECKPOINTS.name).at(key).location
+
+
+def shared_paths(storage: str | None) -> tuple[list[Path], list[str]]:
+    """Return what every node must read and where it must write: the project's folders, or the storage alone."""
+    if storage is None:
+        return [SPECTROGRAMS.absolute(), TABLE.absolute()], [str(CHECKPOINTS.absolute())]
+    return [], [storage]

@@ -22,7 +22,7 @@ from pipeline.storage import open_storage
 from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.params import Params
-from training.paths import checkpoint_location
+from training.paths import checkpoint_location, shared_paths
 from training.progress import Epoch
 from training.space import parse_space, with_values
 from training.tracking_search import SearchRun, search_run
@@ -141,11 +141,10 @@ def main(arguments: argparse.Namespace) -> None:
             f"train.epochs={params.train.epochs}"
         )
     store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
-    tracking.check_shared(engine.machines())
+    tracking.check_shared(engine.inspect(TRAINING, *shared_paths(params.resources.storage)))
     with tracking.connect() as client, search_run(client, params, arguments.space) as run:
         tracking_origin.log_data(client, run.run_id, params.corpus.dir, store)
-        with engine.connect(arguments.verbose, TRAINING) as cpus:
-            engine.check_paths([SPECTROGRAMS.absolute(), TABLE.absolute()], [CHECKPOINTS.absolute()])
+        with engine.connect(arguments.verbose) as cpus:
             engine.check_workers("one trial", 1, params.resources.cpus_per_worker, cpus)
             best = run_search(params, space, store, run, arguments)
         values, epoch = best

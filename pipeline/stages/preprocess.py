@@ -95,9 +95,9 @@ def main(arguments: argparse.Namespace) -> None:
         storage.check(params.resources.storage)
     if pipeline.segment == "first":
         check_disk(pipeline, corpus, len(corpus.clips))
-    with engine.connect(arguments.verbose, PREPROCESSING) as cpus:
-        first = [Path(corpus.clips[0].path)] if corpus.clips else []
-        engine.check_paths(reads=[Path(params.corpus.dir).absolute(), *first], writes=[SPECTROGRAMS.parent.absolute()])
+    with engine.connect(arguments.verbose) as cpus:
+        some = [Path(params.corpus.dir).absolute(), *(Path(clip.path) for clip in corpus.clips[:1])]
+        engine.check_nodes(PREPROCESSING, some, [params.resources.storage or str(SPECTROGRAMS.parent.absolute())])
         workers = engine.check_workers("resources.preprocess_workers", params.resources.preprocess_workers, 1, cpus)
 
         def map_units(function: Callable[[Any], Any], units: list[Any]) -> Iterator[Any]:

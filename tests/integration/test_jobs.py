@@ -97,16 +97,26 @@ def test_a_job_ends_as_its_stage_does(project, cluster):
     assert line == "error: corpus folder 'nowhere' does not exist"
 
 
-def test_a_job_by_hand(project, cluster):
+def by_hand(project, cluster, **options):
+    """Submit the stage with Ray's own command, and return what that printed."""
     command = ("ray", "job", "submit", "--address", cluster.jobs, "--working-dir", ".", "--", *STAGE)
-    refused = project.run(*command, RAY_AUTH_MODE="token", fails=True)
+    return project.run(*command, RAY_AUTH_MODE="token", **options)
+
+
+def test_a_job_by_hand(project, cluster):
     project.set_params({"resources.cluster_folder": str(project.folder)})
-    accepted = project.run(*command, RAY_AUTH_MODE="token")
+    output = by_hand(project, cluster)
     project.set_params({"resources.cluster_folder": None})
 
-    assert "\nerror: resources.cluster_folder must name the project's folder" in refused
-    assert "\npreprocess: 14 clips, 14 rows," in accepted
+    assert "\npreprocess: 14 clips, 14 rows," in output
     assert cluster.received() == {"params.yaml", *project.run("git", "ls-files", "pipeline", "training").splitlines()}
+
+
+@pytest.mark.soak
+def test_a_job_by_hand_that_is_not_told_where_the_project_is(project, cluster):
+    output = by_hand(project, cluster, fails=True)
+
+    assert "\nerror: resources.cluster_folder must name the project's folder" in output
 
 
 # --- what is refused
@@ -131,17 +141,24 @@ def test_who_has_no_token_or_another_one(project, cluster, tmp_path):
 
 
 def test_a_folder_that_the_cluster_sees_otherwise(project, cluster, tmp_path):
-    for folder, reason in ((tmp_path, "is another folder"), (tmp_path / "absent", "is not there")):
-        project.set_params({"resources.cluster_folder": str(folder)})
-        output = project.run(*STAGE, RAY_ADDRESS=cluster.jobs, fails=True)
-        assert f"\nerror: {folder} {reason} on node " in output
+    project.set_params({"resources.cluster_folder": str(tmp_path)})
+    output = project.run(*STAGE, RAY_ADDRESS=cluster.jobs, fails=True)
     project.set_params({"resources.cluster_folder": None})
+
+    assert f"\nerror: {tmp_path} is another folder on node " in output
     assert not list(project.folder.rglob(".probe-*"))
 
 
-@pytest.mark.parametrize(("version", "found"), [(None, "no soxr"), ("0.1.0", "soxr 0.1.0")])
-@pytest.mark.parametrize("how", ["jobs", "address"])
-def test_a_node_without_a_package(project, cluster, tmp_path, version, found, how):
+@pytest.mark.parametrize(
+    ("how", "version", "found"),
+    [
+        ("jobs", None, "no soxr"),
+        pytest.param("jobs", "0.1.0", "soxr 0.1.0", marks=pytest.mark.soak),
+        pytest.param("address", None, "no soxr", marks=pytest.mark.soak),
+        pytest.param("address", "0.1.0", "soxr 0.1.0", marks=pytest.mark.soak),
+    ],
+)
+def test_a_node_without_a_package(project, cluster, tmp_path, how, version, found):
     with cluster.node(environment_without(tmp_path / "other", "soxr", version)):
         output = project.run(*STAGE, RAY_ADDRESS=getattr(cluster, how), fails=True)
 
@@ -172,6 +189,7 @@ def wait_for_end(started):
     """Wait until nothing of a job and of those who submitted it is left; the head is on this machine."""
     left = psutil.wait_procs(started.project.processes(), timeout=60)[1]
     assert not left, started.output
+    started.process.wait()
 
 
 def test_a_job_ends_with_the_dvc_that_wanted_it(submit):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import nodes
+from pipeline import nodes, storage
 from pipeline.errors import ResourceError
 
 
@@ -24,16 +24,20 @@ def test_versions_of_this_environment_are_the_same_on_its_own_node():
 
 def test_paths_that_every_node_sees(tmp_path):
     (tmp_path / "clip.wav").write_bytes(b"1234")
-    nodes.check_paths([tmp_path, tmp_path / "clip.wav"], [tmp_path / "made" / "here"])
+    nodes.check_reads([tmp_path, tmp_path / "clip.wav"])
+    nodes.check_writes([str(tmp_path / "made")])
 
-    assert not list((tmp_path / "made" / "here").iterdir())
+    assert not list((tmp_path / "made").iterdir())
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").touch()
+def test_a_storage_that_a_node_sees_otherwise(tmp_path, monkeypatch):
+    elsewhere = storage.Folder(tmp_path / "elsewhere")
+    # As if this machine had mounted another folder there.
+    monkeypatch.setattr(nodes.storage, "open_storage", lambda *_, **__: elsewhere)
 
-    with pytest.raises(ResourceError, match=f"^{tmp_path}/file/folder: cannot be written to: Not a directory$"):
-        nodes.check_paths(writes=[tmp_path / "file" / "folder"])
+    message = f"^node .* cannot use what is shared: {tmp_path}/here: is another place here than where .probe-"
+    with pytest.raises(ResourceError, match=message):
+        nodes.check_writes([str(tmp_path / "here")])
 
 
 def test_what_lies_at_a_path(tmp_path):

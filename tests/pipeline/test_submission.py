@@ -12,8 +12,9 @@ from pipeline.submission import VARIABLE, Submission
 @pytest.fixture
 def told(tmp_path):
     """What a machine says that sees this one's folder."""
-    (tmp_path / "probe").write_text("token")
-    return Submission("laptop", str(tmp_path), "probe", "token", installed(["numpy"]), has_terminal=False)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "probe").write_text("probe")
+    return Submission("laptop", str(tmp_path), "probe", installed(["numpy"]), has_terminal=False)
 
 
 def test_a_submission_comes_as_it_went(monkeypatch, told):
@@ -40,12 +41,18 @@ def test_the_same_folder_and_the_same_versions_are_accepted(told):
     told.check()
 
 
+def test_another_file_of_that_name(told, tmp_path):
+    (tmp_path / "data" / "probe").write_text("another")
+
+    with pytest.raises(ResourceError, match=f"^{tmp_path} is another folder on node .* laptop"):
+        told.check()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"project": "/nowhere"}, "/nowhere is not there on node "),
         ({"probe": "absent"}, "{project} is another folder on node "),
-        ({"token": "another"}, "{project} is another folder on node "),
         ({"probe": "."}, "{project} cannot be read (Is a directory) on node "),
         ({"versions": {"Python": "3.5"}}, "node "),
         ({"versions": {"numpy": "0.1"}}, "node "),

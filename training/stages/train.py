@@ -32,7 +32,7 @@ from training.description import DESCRIPTION_FILE, Description
 from training.initialisation import check_starts_as_pca
 from training.loop import Job, train_worker
 from training.params import Params
-from training.paths import CURVES, MODEL, TRAIN_METRICS, checkpoint_location
+from training.paths import CURVES, MODEL, TRAIN_METRICS, checkpoint_location, shared_paths
 from training.pictures import reconstruction_grid
 from training.progress import Epoch, write_curves
 from training.sound import SoundAutoencoder
@@ -181,8 +181,7 @@ def fit(params: Params, store: Store, checkpoints: Checkpoints, verbose: bool) -
         share(store, checkpoints, params.resources.storage),
     )
     resources = params.resources
-    with engine.connect(verbose, TRAINING) as cpus:
-        engine.check_paths(reads=[SPECTROGRAMS.absolute(), TABLE.absolute()], writes=[checkpoints.folder.parent])
+    with engine.connect(verbose) as cpus:
         workers = engine.check_workers("resources.train_workers", resources.train_workers, job.cpus_per_worker, cpus)
         trainer = TensorflowTrainer(
             train_worker,
@@ -246,7 +245,7 @@ def main(arguments: argparse.Namespace) -> None:
     train = Spectrograms(store, "train", params.train.target_shape)
     validation = Spectrograms(store, "validation", params.train.target_shape)
     check(params, train, validation)
-    tracking.check_shared(engine.machines())
+    tracking.check_shared(engine.inspect(TRAINING, *shared_paths(params.resources.storage)))
     key = training_key(params, train.store.digest)
     checkpoints = Checkpoints(checkpoint_location(key, params.resources.storage))
     progress = checkpoints.progress()
