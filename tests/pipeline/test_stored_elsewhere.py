@@ -1,7 +1,9 @@
 """Stores whose shards lie in a storage: the same bytes as beside `format.json`, whatever became of them before."""
 
 import itertools
+import random
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pipeline.errors import ResourceError, StoreError
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.storage import open_storage
 from pipeline.store import Saver, Store
+from tests import s3
 from tests.sounds import digest, write, write_corpus
 
 N_CLIPS = 24
@@ -218,3 +221,71 @@ def test_a_place_that_cannot_be_written(tmp_path, make_pipeline, corpus):
     made = Elsewhere(tmp_path, make_pipeline, corpus, str(tmp_path / "file"))
     with pytest.raises(ResourceError, match=r"file/shards/\w+-\w+\.npy: cannot be written: Not a directory"):
         made.run()
+
+
+# --- a server that dies
+
+
+class Killer:
+    """Kills a server by its id at given times after the first unit of work began, and starts it again each time."""
+
+    def __init__(self, server, delays_s):
+        self.server = server
+        self.n_kills = 0
+        self._delays_s = delays_s
+
+    def __call__(self, function, units):
+        done = threading.Event()
+        thread = threading.Thread(target=self._kill, args=(done,))
+        thread.start()
+        try:
+            yield from map(function, units)
+        finally:
+            done.set()
+            thread.join()
+
+    def _kill(self, done):
+        for delay_s in self._delays_s:
+            if done.wait(delay_s):
+                return
+            self.server.kill()
+            self.n_kills += 1
+            self.server.start()
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """Return a corpus of 400 clips in 64 shards."""
+    monkeypatch.setattr(planner, "SHARD_BYTES", 8 << 16)
+    return write_corpus(tmp_path / "corpus", np.random.default_rng(1), 400)
+
+
+def test_a_server_that_dies_while_shards_are_written(tmp_path, make_pipeline, many, s3_let_in):
+    with s3.running() as server:
+        made = Elsewhere(tmp_path, make_pipeline, many, server.location("killed"))
+        killer = Killer(server, [0.2])
+        assert made.run(map_units=killer) == (400, 0, 0)
+
+        assert killer.n_kills == 1
+        made.store().verify()
+        assert made.store().digest == made.whole().digest
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_server_that_dies_again_and_again(tmp_path, make_pipeline, many, s3_let_in):
+    rng = random.Random(20240229)
+    n_kills = 0
+    with s3.running() as server:
+        for number in range(20):
+            made = Elsewhere(tmp_path, make_pipeline, many, server.location(f"killed{number}"))
+            killer = Killer(server, [rng.uniform(0.0, 3.0) for _ in range(rng.randint(1, 4))])
+            made.run(map_units=killer)
+            n_kills += killer.n_kills
+            made.store().verify()
+            assert server.keys(f"killed{number}") == [
+                f"killed{number}/shards/{shard.name}" for shard in made.store().format.shards
+            ]
+            shutil.rmtree(tmp_path / "out")
+            shutil.rmtree(s3_let_in, ignore_errors=True)
+    assert n_kills >= 20

@@ -41,6 +41,7 @@ CORE = [
     "parts",
     "planner",
     "preprocessing",
+    "references",
     "resampler",
     "reuse",
     "shards",

@@ -61,16 +61,16 @@ def run_workers(folder, function, num_workers, *arguments):
     return [child.join() for child in start_workers(folder, function, num_workers, *arguments)]
 
 
-def start_workers(folder, function, num_workers, *arguments):
+def start_workers(folder, function, num_workers, *arguments, **environment):
     """Start what `run_workers` runs, and return the processes."""
     ports = _free_ports(num_workers)
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     children = []
     for rank in range(num_workers):
         task = {"type": "worker", "index": rank}
-        environment = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} if num_workers > 1 else {}
+        joined = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} if num_workers > 1 else {}
         name = f"{rank}-of-{num_workers}"
-        children.append(Child(folder, name, function, *arguments, rank, num_workers, **environment))
+        children.append(Child(folder, name, function, *arguments, rank, num_workers, **joined, **environment))
     return children
 
 
