@@ -1,4 +1,4 @@
-"""Files of sound as samples, by libsndfile, which goes by their content; and what is wrong with them, in our words."""
+"""Files of sound as samples, by libsndfile or FFmpeg as their content wants; what is wrong with them, in our words."""
 
 import hashlib
 import io
@@ -6,13 +6,18 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, Literal, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from pipeline.containers import ContainerFile, Entry
 from pipeline.errors import AudioError
+from pipeline.signatures import LIBSNDFILE, Read, identify
+
+SoundFile: TypeAlias = sf.SoundFile | ContainerFile
+Library = Literal["libsndfile", "ffmpeg"]
 
 # A chunk whose header promises more bytes than the file has, in libsndfile's own log.
 _CUT_CHUNK = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -24,6 +29,15 @@ _FRAMES_UNKNOWN = 2**62
 _LOUDEST = 2.0**32
 # How much is hashed at a time.
 _HASHED_BYTES = 1 << 20
+
+
+class Decoded(NamedTuple):
+    """Samples (n_samples, n_channels) of a file at its rate in Hz; how many it has in all, and who decodes it."""
+
+    samples: NDArray[np.float32]
+    rate: int
+    n_total: int
+    library: Library
 
 
 @contextmanager
@@ -40,14 +54,69 @@ def opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
         raise AudioError("too large", "decoding it takes more memory than there is") from error
 
 
-def decoder(raw: BinaryIO) -> sf.SoundFile:
+def decoder(raw: BinaryIO) -> SoundFile:
     """Return what decodes an open file from its start."""
+    demuxer = identify(_reader(raw))
+    if demuxer is not None and demuxer != LIBSNDFILE:
+        return ContainerFile(raw, demuxer)
     raw.seek(0)
     file = sf.SoundFile(raw if isinstance(raw, io.BytesIO) else raw.fileno(), closefd=False)
     if file.frames >= _FRAMES_UNKNOWN:
         file.close()
         raise AudioError("unknown length", "the header does not state how many samples there are")
     return file
+
+
+def library_of(file: SoundFile) -> Library:
+    """Return who decodes a file."""
+    return "ffmpeg" if isinstance(file, ContainerFile) else "libsndfile"
+
+
+def count_frames(file: SoundFile) -> tuple[int, tuple[Entry, ...]]:
+    """Return how many samples a file has, and where a container can be entered.
+
+    Raises
+    ------
+    AudioError
+        Its header promises what is not there.
+    """
+    if isinstance(file, ContainerFile):  # which does not know
+        return file.measure(), file.entries
+    check_chunks(file.extra_info)
+    return file.frames, ()
+
+
+def enter(file: SoundFile, entries: tuple[Entry, ...] | None) -> None:
+    """Tell a file that was just opened where it can be entered; where nobody has looked, look.
+
+    A decoder that was entered may draw other random numbers than one that began at the start.
+    """
+    if isinstance(file, ContainerFile):
+        if entries is None:
+            file.measure()
+            file.restart()
+        else:
+            file.entries = entries
+
+
+def read_start(file: SoundFile, n_samples: int) -> Decoded:
+    """Return the first samples of a file, fewer where it has no more.
+
+    Raises
+    ------
+    AudioError
+        Its header promises what is not there.
+    """
+    if isinstance(file, ContainerFile):
+        samples = file.read(n_samples)
+    else:
+        samples = np.empty((min(n_samples, file.frames), file.channels), dtype=np.float32)
+        n_decoded = file.buffer_read_into(samples, dtype="float32")
+        if n_decoded < len(samples):
+            raise AudioError("truncated", f"header states {file.frames} samples, {n_decoded} could be decoded")
+        if n_decoded == file.frames:
+            check_chunks(file.extra_info)
+    return Decoded(samples, file.samplerate, file.frames, library_of(file))
 
 
 def is_trusted(raw: BinaryIO) -> bool:
@@ -80,7 +149,7 @@ def check_values(samples: NDArray[np.float32]) -> None:
 class ForwardReader:
     """Reads stretches of a recording that follow each other and may overlap, each sample decoded once."""
 
-    def __init__(self, file: sf.SoundFile) -> None:
+    def __init__(self, file: SoundFile) -> None:
         self._file = file
         self._start = 0
         self._kept: NDArray[np.float32] = np.empty((0, file.channels), dtype=np.float32)
@@ -113,6 +182,14 @@ class ForwardReader:
         else:
             while n_beyond > 0:
                 n_beyond -= len(self._file.read(min(n_beyond, 1 << 16))) or n_beyond
+
+
+def _reader(raw: BinaryIO) -> Read:
+    def read(n_bytes: int, start: int) -> bytes:
+        raw.seek(start)
+        return raw.read(n_bytes)
+
+    return read
 
 
 def _refuse(samples: NDArray[np.float32]) -> NoReturn:

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from pipeline.decoder import is_trusted, opened
 from pipeline.errors import AudioError
-from pipeline.loader import Facts, Loader, Recording, UntrustedError
+from pipeline.loader import Loader, UntrustedError
+from pipeline.recording import Facts, Recording
 
 # Of what is shared with the child, the start says which file of a request it is at, so that the parent can read it when
 # the child is gone; behind it lie the arrays of its answer, since a socket would take several times as long.

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import BinaryIO, Literal
 
@@ -13,16 +13,21 @@ from numpy.typing import NDArray
 
 from pipeline import plain_wav
 from pipeline.decoder import (
+    Decoded,
     ForwardReader,
-    check_chunks,
     check_values,
+    count_frames,
     decoder,
+    enter,
     file_hash,
     file_stamp,
     is_trusted,
+    library_of,
     opened,
+    read_start,
 )
 from pipeline.errors import AudioError
+from pipeline.recording import Facts, Recording
 from pipeline.resampler import STACKED, Quality, Window, count_resampled, resample_stacked, segment_window
 
 Fold = Literal["mean", "left", "right"]
@@ -46,50 +51,6 @@ def count_samples(duration_s: float, sample_rate: int) -> int:
         In Hz.
     """
     return math.floor(duration_s * sample_rate + 0.5)
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """The start of a recording, and what its file holds.
-
-    Attributes
-    ----------
-    y : ndarray of float32, shape (n_channels, n_samples)
-        One channel after folding to mono. At most the loader's duration; shorter when the recording is.
-    source_rate : int
-        Rate of the file in Hz.
-    source_channels, source_samples : int
-        Channels of the file, and samples per channel as its header states them.
-    sha256 : str
-        Digest of the file's bytes.
-    """
-
-    y: NDArray[np.float32]
-    source_rate: int
-    source_channels: int
-    source_samples: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of a recording before it is decoded.
-
-    Attributes
-    ----------
-    sha256 : str
-        Digest of the file's bytes.
-    source_rate, source_channels, source_samples : int
-        As in `Recording`.
-    stamp : tuple of int
-        Size, time of change in ns, and number of the file when it was hashed: another one is another file.
-    """
-
-    sha256: str
-    source_rate: int
-    source_channels: int
-    source_samples: int
-    stamp: tuple[int, int, int]
 
 
 class UntrustedError(AudioError):
@@ -142,7 +103,7 @@ class Loader:
         Parameters
         ----------
         path : path-like
-            A file in any format that libsndfile reads.
+            A file in any format that libsndfile reads, or a container that FFmpeg does.
 
         Returns
         -------
@@ -199,7 +160,7 @@ class Loader:
             return error
 
     def examine(self, path: str | os.PathLike[str]) -> Facts:
-        """Return what is known of a recording without decoding it.
+        """Return what is known of a recording: without decoding it, but for containers, which do not know their length.
 
         Raises
         ------
@@ -209,10 +170,10 @@ class Loader:
         with opened(path) as raw:
             sha256, stamp = file_hash(raw), file_stamp(raw)
             with decoder(raw) as file:
-                rate, channels, frames = file.samplerate, file.channels, file.frames
-                check_chunks(file.extra_info)
-        self._check_length(frames, rate)
-        return Facts(sha256, rate, channels, frames, stamp)
+                rate, channels = file.samplerate, file.channels
+                n_total, entries = count_frames(file)
+        self._check_length(n_total, rate)
+        return Facts(sha256, rate, channels, n_total, library_of(file), stamp, entries)
 
     def load_segment(self, path: str | os.PathLike[str], segment: int, n_overlap: int) -> NDArray[np.float32]:
         """Return one segment of a recording, (n_channels, n_samples), as `stream` yields it; the first as `load` does.
@@ -274,6 +235,7 @@ class Loader:
         with opened(path) as raw, decoder(raw) as file:
             if file_stamp(raw) != facts.stamp:
                 raise AudioError("changed", "the file was changed while it was read")
+            enter(file, facts.entries)
             reader = ForwardReader(file)
             for start in range(0, len(windows), n_at_once):
                 some = windows[start : start + n_at_once]
@@ -300,29 +262,23 @@ class Loader:
             wav = plain_wav.parse(content) if len(content) < _SMALL_BYTES else None
             if wav is not None:
                 sha256 = hashlib.sha256(content).hexdigest()
-                rate, frames = wav.rate, len(wav.samples)
-                samples = wav.start(count_samples(self.duration_s, rate))
+                n_wanted = count_samples(self.duration_s, wav.rate)
+                found = Decoded(wav.start(n_wanted), wav.rate, len(wav.samples), "libsndfile")
             elif trusted_only and not is_trusted(raw):
                 raise UntrustedError("untrusted", "its decoder could die of it")
             else:
                 raw.seek(0)
                 sha256 = file_hash(raw)
-                samples, rate, frames = self._decode(raw)
-        self._check_length(len(samples), rate)
-        check_values(samples)
-        return Recording(self._fold(samples), rate, samples.shape[1], frames, sha256)
+                found = self._decode(raw)
+        self._check_length(len(found.samples), found.rate)
+        check_values(found.samples)
+        n_channels = found.samples.shape[1]
+        return Recording(self._fold(found.samples), found.rate, n_channels, found.n_total, sha256, found.library)
 
-    def _decode(self, raw: BinaryIO) -> tuple[NDArray[np.float32], int, int]:
-        """Return the first samples of an open file (n_samples, n_channels), its rate, and how many it has in all."""
+    def _decode(self, raw: BinaryIO) -> Decoded:
+        """Return the first samples of an open file."""
         with decoder(raw) as file:
-            rate, frames = file.samplerate, file.frames
-            samples = np.empty((min(count_samples(self.duration_s, rate), frames), file.channels), dtype=np.float32)
-            n_decoded = file.buffer_read_into(samples, dtype="float32")
-            log = file.extra_info if n_decoded == frames else ""
-        if n_decoded < len(samples):
-            raise AudioError("truncated", f"header states {frames} samples, {n_decoded} could be decoded")
-        check_chunks(log)
-        return samples, rate, frames
+            return read_start(file, count_samples(self.duration_s, file.samplerate))
 
     def _check_length(self, n_samples: int, rate: int) -> None:
         """Refuse a recording of which nothing is left."""

@@ -6,7 +6,7 @@ A shard holds the clips whose ids' hashes share a prefix. A recording that would
 from collections.abc import Sequence
 
 from pipeline.corpus import Clip, hash_prefix
-from pipeline.loader import Facts
+from pipeline.recording import Facts
 from pipeline.shards import Survey, Unit
 
 SHARD_BYTES = 32 << 20

@@ -19,16 +19,17 @@ from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, list
 from pipeline.errors import CorpusError, ParameterError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
-from pipeline.loader import Facts, Loader
+from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.planner import plan_segments, plan_starts, plan_surveys
+from pipeline.recording import Facts
 from pipeline.reuse import Previous, read_previous
 from pipeline.shards import ShardMaker, Unit, UnitResult
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 from pipeline.summary import count_notable, durations_s, first_lines
-from pipeline.versions import numeric_versions
+from pipeline.versions import are_current, decoder_versions, numeric_versions
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ class PreprocessingPipeline:
             described = {}
         table = self._assemble(results, described)
         shards = [result.shard for result in results if result.shard]
+        versions |= decoder_versions(table["decoder"].unique().to_pylist())
         store = self.saver.finish(shards, table, self.shape, self.parameters, versions)
         clips = first_lines(table)
         counts = count_notable(clips, table, self.loader, self.n_overlap if self.segment == "all" else None)
@@ -220,11 +222,9 @@ class PreprocessingPipeline:
 
     def _read_previous(self, described: Format | None, versions: dict[str, Any]) -> Previous | None:
         """Return the rows of an earlier run that would be the same today."""
-        if described is None or (described.parameters, described.versions, described.shape) != (
-            self.parameters,
-            versions,
-            self.shape,
-        ):
+        if described is None or (described.parameters, described.shape) != (self.parameters, self.shape):
+            return None
+        if not are_current(versions, described.versions):
             return None
         return read_previous(self.saver.places, described, self.saver.table_path)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifact import Format, Shard, read_table
 from pipeline.errors import StoreError
-from pipeline.loader import Facts
+from pipeline.recording import Facts
 from pipeline.storage import Storage
 
 Lines = NDArray[np.int64]
@@ -76,7 +76,8 @@ class Previous:
     def facts(self, line: int, stamp: tuple[int, int, int]) -> Facts:
         """Return what is known of the recording that a line came from, and that has this stamp now."""
         (first,) = self.lines.slice(int(line), 1).to_pylist()
-        return Facts(first["sha256"], first["source_rate"], first["source_channels"], first["source_samples"], stamp)
+        names = ("sha256", "source_rate", "source_channels", "source_samples", "decoder")
+        return Facts(**{name: first[name] for name in names}, stamp=stamp)
 
     def reader(self) -> "RowReader":
         """Return what reads rows, for one worker and one unit of work."""

@@ -17,9 +17,10 @@ from pipeline.corpus import Clip, Rejection
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
-from pipeline.loader import Facts, Loader, Recording
+from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
+from pipeline.recording import Facts, Recording
 from pipeline.reuse import Lines, Previous
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
@@ -308,6 +309,7 @@ class _Draft:
                 ("source_rate", facts.source_rate),
                 ("source_channels", facts.source_channels),
                 ("source_samples", facts.source_samples),
+                ("decoder", facts.decoder),
             ):
                 self._computed[name].extend([value] * n_rows)
             self._computed["channel"].extend(range(n_rows))

@@ -9,7 +9,7 @@ LIBSNDFILE = "libsndfile"
 Read = Callable[[int, int], bytes]
 
 _HEAD_BYTES = 64
-# The least number of frames that follow each other before bytes are taken for a stream without a header.
+# How many frames follow each other before bytes are taken for a stream without a header.
 _FRAMES = 3
 # Of RIFF, IFF and CAF, with the kind of content at the ninth byte.
 _CHUNKED = {
@@ -112,12 +112,12 @@ def _identify_stream(read: Read, start: int) -> str | None:
 
 
 def _frames_follow(read: Read, start: int, describe: Callable[[bytes], tuple[int, bytes] | None]) -> bool:
-    """Return whether whole frames that agree with each other follow at a place."""
-    kinds = set()
-    for _ in range(_FRAMES):
+    """Return whether whole frames that agree with each other follow at a place; two are enough where the file ends."""
+    kinds: set[bytes] = set()
+    for index in range(_FRAMES):
         frame = describe(read(7, start))
         if frame is None:
-            return False
+            return index >= 2 and len(kinds) == 1 and not read(1, start) and bool(read(1, start - 1))
         size, kind = frame
         kinds.add(kind)
         start += size

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import soundfile as sf
 
 # Every file of which a change may change a row or its line. A test finds those that are missing here.
 CODE = (
+    "containers",
     "decoder",
     "isolation",
     "levels",
@@ -20,10 +21,15 @@ CODE = (
     "normaliser",
     "padder",
     "plain_wav",
+    "recording",
     "resampler",
     "shards",
+    "signatures",
     "spectrogram",
 )
+
+# The package behind each library that decodes, but for the one that is always there.
+_DECODERS = {"ffmpeg": "av"}
 
 
 @cache
@@ -48,3 +54,21 @@ def numeric_versions(optional: Sequence[str] = ()) -> dict[str, Any]:
         "simd": sorted(features),
         "code": code_sha256(),
     }
+
+
+def decoder_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the packages behind libraries that decoded some rows: a version, or that there is none here any more."""
+    return {package: _version(package) for name, package in _DECODERS.items() if name in libraries}
+
+
+def are_current(versions: dict[str, Any], earlier: dict[str, Any]) -> bool:
+    """Return whether rows of an earlier run would be the same today; of decoders those count that it has used."""
+    used = [name for name, package in _DECODERS.items() if package in earlier]
+    return earlier == versions | decoder_versions(used)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

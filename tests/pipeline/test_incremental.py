@@ -151,11 +151,11 @@ def test_all_code_that_makes_a_row_is_in_its_digest(pytestconfig):
 
     def imports(name):
         tree = ast.parse((pytestconfig.rootpath / "pipeline" / f"{name}.py").read_text(encoding="utf-8"))
-        return {
-            node.module.removeprefix("pipeline.")
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("pipeline.")
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names = {node.module for node in nodes} | {
+            f"pipeline.{each.name}" for node in nodes if node.module == "pipeline" for each in node.names
         }
+        return {name.removeprefix("pipeline.") for name in names if name.startswith("pipeline.")}
 
     found, new = set(), {"shards"}
     while new:

@@ -17,7 +17,9 @@ import soundfile as sf
 from pipeline import isolation
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader, Limits
-from pipeline.loader import Loader, Recording
+from pipeline.loader import Loader
+from pipeline.recording import Recording
+from tests.containers import write_container
 from tests.pipeline.deadly import DeadlyLoader
 from tests.sounds import cut, patch_wav_length, sine, write
 
@@ -220,6 +222,11 @@ HOSTILE = {
     "one sample.wav": (lambda path: write(path, np.full(1, 0.5)), "row"),
     "less than a sample.wav": (lambda path: write(path, np.full(1, 0.5), 192_000), "empty"),
     "many channels.wav": (lambda path: write(path, np.zeros((500, 64))), "row"),
+    "cut.m4a": (lambda path: cut(write_container(path, sine(100.0, 9000), 8000, "aac", "ipod")), "truncated"),
+    "cut.webm": (lambda path: cut(write_container(path, sine(100.0, 9000), 8000, "libopus", "webm")), "truncated"),
+    "zeros.m4a": (lambda path: put(path, bytes(10_000)), "not audio"),
+    "m4a as.wav": (lambda path: write_container(path, sine(100.0, 9000), 8000, "aac", "ipod"), "row"),
+    "an audio track.mkv": (lambda path: write_container(path, sine(100.0, 9000), 8000, "flac", "matroska"), "row"),
     "a megahertz.wav": (lambda path: write(path, sine(100.0, 50_000), 1_000_000), "row"),
     "dies.ogg": (lambda path: put(path, b"SEGFAULT".ljust(16, b"\n")), "decoder died"),
     "aborts.mp3": (lambda path: put(path, b"ABORT".ljust(16, b"\n")), "decoder died"),
@@ -257,10 +264,21 @@ def test_every_hostile_file_is_accounted_for(tmp_path, rng, make_pipeline, open_
 # --- fuzz
 
 
-def originals(rng):
+def originals(rng, folder):
     """Return files of several formats as bytes."""
     y = rng.uniform(-0.5, 0.5, (2500, 2))
-    found = []
+    found = [
+        write_container(folder / f"original.{suffix}", y, 16_000, codec, format).read_bytes()
+        for suffix, codec, format in (
+            ("m4a", "aac", "ipod"),
+            ("mp4", "alac", "mp4"),
+            ("mkv", "flac", "matroska"),
+            ("webm", "libopus", "webm"),
+            ("avi", "pcm_s16le", "avi"),
+            ("ts", "aac", "mpegts"),
+            ("aac", "aac", "adts"),
+        )
+    ]
     for options in (
         {"format": "WAV", "subtype": "PCM_16"},
         {"format": "WAV", "subtype": "PCM_24"},
@@ -306,7 +324,7 @@ def mutate(rng, whole, other):
 def fuzz(tmp_path, seed, number):
     """Load mutated files; return how many were sound, and the reasons of the others."""
     rng = np.random.default_rng(seed)
-    wholes = originals(rng)
+    wholes = originals(rng, tmp_path)
     isolated = IsolatedLoader(Loader(), Limits(cpu_s=10, wall_s=60.0, memory_bytes=1 << 30))
     reasons = []
     for start in range(0, number, 100):
@@ -333,7 +351,7 @@ def test_a_thousand_mutated_files(tmp_path):
     assert 50 < reasons.count("sound") < 950
     assert set(reasons) <= {
         *("sound", "not audio", "truncated", "empty", "unknown length", "not finite", "too loud"),
-        *("decoder died", "too large"),
+        *("decoder died", "too large", "damaged", "changing format"),
     }
 
 

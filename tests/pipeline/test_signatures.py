@@ -81,7 +81,7 @@ CONTAINERS = {
     "matroska": [b"\x1aE\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x86"],
     "avi": [b"RIFF\x24\x10\0\0AVI LIST"],
     "asf": [b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0b\xcel"],
-    "aac": [ADTS * 4, b"ID3\4\0\0\0\0\0\x05hello" + ADTS * 3],
+    "aac": [ADTS * 4, ADTS * 2, b"ID3\4\0\0\0\0\0\x05hello" + ADTS * 3],
     "mpegts": [(b"G" + bytes(187)) * 5, (bytes(4) + b"G" + bytes(187)) * 5],
     "mpeg": [b"\0\0\1\xba" + bytes(10)],
     "flv": [b"FLV\1\5\0\0\0\t"],

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from pipeline.store import Store
+from tests.containers import write_container
 from tests.sounds import digest, sine, write, write_corpus
 
 # What `[project]` in pyproject.toml does not depend on, and scikit-learn, which comes with librosa but costs a second.
@@ -19,6 +20,7 @@ ABSENT = [
     "matplotlib",
     "sklearn",
     "pyloudnorm",
+    "av",
     "pretty_midi",
     "midirenderer",
 ]
@@ -26,6 +28,7 @@ CORE = [
     "artifact",
     "bucket",
     "command",
+    "containers",
     "corpus",
     "decoder",
     "errors",
@@ -41,6 +44,7 @@ CORE = [
     "parts",
     "planner",
     "preprocessing",
+    "recording",
     "references",
     "resampler",
     "reuse",
@@ -123,6 +127,25 @@ except ModuleNotFoundError as error:
 
 def test_the_core_imports(pytestconfig):
     assert run(IMPORT_CORE, cwd=pytestconfig.rootpath) == []
+
+
+def test_the_core_says_what_a_container_wants(pytestconfig, tmp_path):
+    program = """
+import json
+from pipeline.errors import AudioError
+from pipeline.loader import Loader
+
+try:
+    Loader().load(sys.argv[1])
+except AudioError as error:
+    print(json.dumps([error.reason, error.detail]))
+"""
+    path = write_container(tmp_path / "a.m4a", sine(3000.0, 44_100, 44_100), 44_100, "aac", "ipod")
+
+    assert run(program, path, cwd=pytestconfig.rootpath) == [
+        "unread format",
+        "MP4 or QuickTime: wants the package av; pip install 'generative-music[av]'",
+    ]
 
 
 def test_the_core_preprocesses_real_files_and_comes_back(pytestconfig, tmp_path, rng, make_pipeline):
