@@ -2,7 +2,7 @@
 
 import bisect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn, Self
 
@@ -13,6 +13,8 @@ from pipeline.errors import AudioError
 
 # Where a stream can be entered: the number of a sample, and the time stamp of the packet that begins with it.
 Entry = tuple[int, int]
+# Called now and then by what takes long, so that others know that it goes on.
+Progress = Callable[[], object]
 
 # Apart. Decoding begins one earlier than wanted, by which every codec has come to its state.
 _ENTRIES_S = 30
@@ -80,15 +82,17 @@ class ContainerFile:
         known = self._position + len(self._left)
         return known if self._is_ended else max(known, self._stated)
 
-    def measure(self) -> int:
+    def measure(self, progress: Progress = lambda: None) -> int:
         """Return how many samples there are by decoding all, and find where the stream can be entered."""
         entries: list[Entry] = []
+        due = 0
         self.restart()
         while self._advance():
-            last_sample, last_pts = entries[-1] if entries else (-_ENTRIES_S * self.samplerate, -(1 << 63))
-            is_due = self._position - last_sample >= _ENTRIES_S * self.samplerate
-            if is_due and self._pts is not None and self._pts > last_pts:
-                entries.append((self._position, self._pts))
+            if self._position >= due:
+                due = self._position + _ENTRIES_S * self.samplerate
+                progress()
+                if self._pts is not None and (not entries or self._pts > entries[-1][1]):
+                    entries.append((self._position, self._pts))
             self._take(len(self._left))
         self.entries = tuple(entries) if self._demuxer in _ENTERED else ()
         return self._position

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from pipeline.containers import ContainerFile, Entry
+from pipeline.containers import ContainerFile, Entry, Progress
 from pipeline.errors import AudioError
 from pipeline.signatures import LIBSNDFILE, Read, identify
 
@@ -72,7 +72,7 @@ def library_of(file: SoundFile) -> Library:
     return "ffmpeg" if isinstance(file, ContainerFile) else "libsndfile"
 
 
-def count_frames(file: SoundFile) -> tuple[int, tuple[Entry, ...]]:
+def count_frames(file: SoundFile, progress: Progress) -> tuple[int, tuple[Entry, ...]]:
     """Return how many samples a file has, and where a container can be entered.
 
     Raises
@@ -81,7 +81,7 @@ def count_frames(file: SoundFile) -> tuple[int, tuple[Entry, ...]]:
         Its header promises what is not there.
     """
     if isinstance(file, ContainerFile):  # which does not know
-        return file.measure(), file.entries
+        return file.measure(progress), file.entries
     check_chunks(file.extra_info)
     return file.frames, ()
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -49,9 +50,10 @@ class Limits:
     Attributes
     ----------
     cpu_s : int
-        Seconds of a processor: unlike those of a clock they do not depend on what else the machine does.
+        Seconds of a processor without an answer: unlike those of a clock they do not depend on what else the machine
+        does.
     wall_s : float
-        Seconds without an answer.
+        Seconds of a clock without an answer.
     memory_bytes : int
         Beyond what the child has when it starts.
     """
@@ -215,6 +217,8 @@ class _Child:
                 if not self._connection.poll(self._limits.wall_s):
                     raise _DiedError(self._place, f"no answer in {self._limits.wall_s:g} s")
                 kind, value = self._receive()
+                if kind == "progress":
+                    continue
                 if kind != "item":
                     is_finished = True
                 if kind == "end":
@@ -345,11 +349,18 @@ def serve(connection: Connection, shared: _Shared) -> None:
                     _limit_cpu(limits.cpu_s)
                     _send(connection, shared, "item", block)
             else:
-                _send(connection, shared, "item", getattr(loader, name)(*arguments))
+                progress = partial(_report_progress, connection, shared, limits.cpu_s)
+                _send(connection, shared, "item", loader.examine(*arguments, progress))
         except AudioError as error:
             _send(connection, shared, "error", error)
         else:
             _send(connection, shared, "end", None)
+
+
+def _report_progress(connection: Connection, shared: _Shared, cpu_s: int) -> None:
+    """Begin to count anew what a file may cost: so much until the next sign of life."""
+    _limit_cpu(cpu_s)
+    _send(connection, shared, "progress", None)
 
 
 def _counted(paths: list[Any], shared: _Shared, cpu_s: int) -> Iterator[Any]:

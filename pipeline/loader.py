@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import plain_wav
+from pipeline.containers import Progress
 from pipeline.decoder import (
     Decoded,
     ForwardReader,
@@ -159,8 +160,14 @@ class Loader:
         except AudioError as error:
             return error
 
-    def examine(self, path: str | os.PathLike[str]) -> Facts:
+    def examine(self, path: str | os.PathLike[str], progress: Progress = lambda: None) -> Facts:
         """Return what is known of a recording: without decoding it, but for containers, which do not know their length.
+
+        Parameters
+        ----------
+        path : path-like
+        progress : callable
+            Called now and then where that takes long.
 
         Raises
         ------
@@ -171,7 +178,7 @@ class Loader:
             sha256, stamp = file_hash(raw), file_stamp(raw)
             with decoder(raw) as file:
                 rate, channels = file.samplerate, file.channels
-                n_total, entries = count_frames(file)
+                n_total, entries = count_frames(file, progress)
         self._check_length(n_total, rate)
         return Facts(sha256, rate, channels, n_total, library_of(file), stamp, entries)
 

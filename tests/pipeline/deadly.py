@@ -31,3 +31,15 @@ class DeadlyLoader(Loader):
         if death == b"RAISE":
             raise ZeroDivisionError("a bug")
         return super()._decode(raw)
+
+
+class SlowLoader(Loader):
+    """Takes its time to examine a file, and says that it goes on."""
+
+    def examine(self, path, progress=lambda: None):
+        for _ in range(4):
+            started = time.process_time()
+            while time.process_time() < started + 0.8:
+                pass
+            progress()
+        return super().examine(path, progress)

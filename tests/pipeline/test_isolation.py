@@ -20,7 +20,7 @@ from pipeline.isolation import IsolatedLoader, Limits
 from pipeline.loader import Loader
 from pipeline.recording import Recording
 from tests.containers import write_container
-from tests.pipeline.deadly import DeadlyLoader
+from tests.pipeline.deadly import DeadlyLoader, SlowLoader
 from tests.sounds import cut, patch_wav_length, sine, write
 
 LIMITS = Limits(cpu_s=1, wall_s=100.0, memory_bytes=1 << 30)
@@ -132,6 +132,14 @@ def test_an_answer_of_any_size(tmp_path, rng):
 
     assert [each.y.shape for each in found] == [(1, 100), (8, 400_000), (1, 100)]
     np.testing.assert_array_equal(found[1].y, loader.load(path).y)
+
+
+def test_what_goes_on_may_take_long(tmp_path, rng):
+    path = write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, 3000))
+    loader = SlowLoader()
+
+    # More than three seconds of a processor, of which one may pass without a sign of life.
+    assert IsolatedLoader(loader, replace(LIMITS, cpu_s=1)).examine(path) == loader.examine(path)
 
 
 def test_a_child_ends_with_its_parent(pytestconfig, tmp_path, rng):
