@@ -19,8 +19,19 @@ from pipeline.signatures import LIBSNDFILE, Read, identify
 SoundFile: TypeAlias = sf.SoundFile | ContainerFile
 Library = Literal["libsndfile", "ffmpeg"]
 
-# A chunk whose header promises more bytes than the file has, in libsndfile's own log.
-_CUT_CHUNK = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# A chunk whose header promises more bytes than the file has, in libsndfile's own log: WAV, AIFF, AU, W64, SVX, WVE.
+_CUT_CHUNK = re.compile(
+    r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size|Data length)\s*:? (\d+) \(?should be (\d+)\)?", re.MULTILINE
+)
+# The same where it names no numbers: VOC, Matlab 4.
+_CUT = re.compile("seems to be (?:a )?truncated", re.IGNORECASE)
+# The number of samples in its log, where it counts those of the file instead: AVR, MPC 2000, Matlab.
+_STATED = re.compile(r"^\s*(?:Frames|.*Cols)\s*: (\d+)", re.MULTILINE)
+_LOGGED = frozenset(["AVR", "MPC2K", "MAT4", "MAT5"])
+# Of NIST SPHERE, which is not in its log.
+_SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
+_SPHERE_BYTES = 1024
+_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
 # Encoders that write to a pipe do not know the length, and leave a number near the top of the field.
 _LENGTH_UNKNOWN = 0x7F00_0000
 # What libsndfile then says of a FLAC file, in which it cannot seek.
@@ -72,7 +83,7 @@ def library_of(file: SoundFile) -> Library:
     return "ffmpeg" if isinstance(file, ContainerFile) else "libsndfile"
 
 
-def count_frames(file: SoundFile, progress: Progress) -> tuple[int, tuple[Entry, ...]]:
+def count_frames(file: SoundFile, raw: BinaryIO, progress: Progress) -> tuple[int, tuple[Entry, ...]]:
     """Return how many samples a file has, and where a container can be entered.
 
     Raises
@@ -82,7 +93,7 @@ def count_frames(file: SoundFile, progress: Progress) -> tuple[int, tuple[Entry,
     """
     if isinstance(file, ContainerFile):  # which does not know
         return file.measure(progress), file.entries
-    check_chunks(file.extra_info)
+    _check_whole(file, raw)
     return file.frames, ()
 
 
@@ -99,7 +110,7 @@ def enter(file: SoundFile, entries: tuple[Entry, ...] | None) -> None:
             file.entries = entries
 
 
-def read_start(file: SoundFile, n_samples: int) -> Decoded:
+def read_start(file: SoundFile, raw: BinaryIO, n_samples: int) -> Decoded:
     """Return the first samples of a file, fewer where it has no more.
 
     Raises
@@ -115,7 +126,7 @@ def read_start(file: SoundFile, n_samples: int) -> Decoded:
         if n_decoded < len(samples):
             raise AudioError("truncated", f"header states {file.frames} samples, {n_decoded} could be decoded")
         if n_decoded == file.frames:
-            check_chunks(file.extra_info)
+            _check_whole(file, raw)
     return Decoded(samples, file.samplerate, file.frames, library_of(file))
 
 
@@ -200,11 +211,34 @@ def _refuse(samples: NDArray[np.float32]) -> NoReturn:
     raise AudioError("too loud", f"a sample is {np.abs(samples).max():.3g}, and full scale is 1")
 
 
-def check_chunks(log: str) -> None:
-    """Refuse a file that was cut off: its header promises more bytes than there are."""
-    match = _CUT_CHUNK.search(log)
-    if match is None:
-        return
-    promised, found = int(match[1]), int(match[2])
-    if found < promised < _LENGTH_UNKNOWN:
-        raise AudioError("truncated", f"header promises {promised} bytes of samples, the file holds {found}")
+def _check_whole(file: sf.SoundFile, raw: BinaryIO) -> None:
+    """Refuse a file that was cut off: its header promises more than there is.
+
+    Of Ogg it is the last page that is not whole. The headers of IRCAM, PAF and PVF promise nothing.
+    """
+    log, kind = file.extra_info, file.format
+    if (match := _CUT_CHUNK.search(log)) and int(match[2]) < int(match[1]) < _LENGTH_UNKNOWN:
+        raise AudioError("truncated", f"header promises {match[1]} bytes of samples, the file holds {match[2]}")
+    stated: list[str] | list[bytes] = _STATED.findall(log) if kind in _LOGGED else []
+    if kind == "NIST":
+        raw.seek(0)
+        stated = _SPHERE_COUNT.findall(raw.read(_SPHERE_BYTES))
+    n_stated = int(stated[-1]) if stated else 0
+    if n_stated > file.frames:
+        raise AudioError("truncated", f"header states {n_stated} samples, the file holds {file.frames}")
+    if _CUT.search(log):
+        raise AudioError("truncated", "header promises more than the file holds")
+    if kind == "OGG" and not _ends_with_page(raw):
+        raise AudioError("truncated", "the last page of Ogg is not whole")
+
+
+def _ends_with_page(raw: BinaryIO) -> bool:
+    """Return whether an Ogg file ends where its last page does, but for a tag of MP3's that some programs add."""
+    size = raw.seek(0, os.SEEK_END)
+    raw.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
+    tail = raw.read()
+    start = tail.rfind(b"OggS")
+    lengths = tail[start + 27 : start + 27 + tail[start + 26]] if len(tail) > start + 26 else b""
+    rest = tail[start + 27 + len(lengths) + sum(lengths) :]
+    is_whole = len(lengths) > 0 and len(tail) >= start + 27 + tail[start + 26] + sum(lengths)
+    return is_whole and (not rest or (len(rest) == 128 and rest.startswith(b"TAG")))

@@ -178,7 +178,7 @@ class Loader:
             sha256, stamp = file_hash(raw), file_stamp(raw)
             with decoder(raw) as file:
                 rate, channels = file.samplerate, file.channels
-                n_total, entries = count_frames(file, progress)
+                n_total, entries = count_frames(file, raw, progress)
         self._check_length(n_total, rate)
         return Facts(sha256, rate, channels, n_total, library_of(file), stamp, entries)
 
@@ -285,7 +285,7 @@ class Loader:
     def _decode(self, raw: BinaryIO) -> Decoded:
         """Return the first samples of an open file."""
         with decoder(raw) as file:
-            return read_start(file, count_samples(self.duration_s, file.samplerate))
+            return read_start(file, raw, count_samples(self.duration_s, file.samplerate))
 
     def _check_length(self, n_samples: int, rate: int) -> None:
         """Refuse a recording of which nothing is left."""
