@@ -217,7 +217,10 @@ HOSTILE = {
     "cut.ogg": (lambda path: cut(write(path, sine(100.0, 5000))), {"truncated", "not audio", "empty"}),
     "cut.voc": (lambda path: cut(write(path, sine(100.0, 5000), format="VOC")), "truncated"),
     "cut.sph": (lambda path: cut(write(path, sine(100.0, 5000), format="NIST")), "truncated"),
-    "cut.opus": (lambda path: cut(write(path, sine(100.0, 5000), format="OGG", subtype="OPUS")), {"truncated", "not audio"}),
+    "cut.opus": (
+        lambda path: cut(write(path, sine(100.0, 5000), format="OGG", subtype="OPUS")),
+        {"truncated", "not audio"},
+    ),
     "promises more.wav": (lambda path: patch_wav_length(write(path, sine(100.0, 500)), 5000), "truncated"),
     "promises gigabytes.wav": (huge_header, "truncated"),
     "from a pipe.wav": (lambda path: patch_wav_length(write(path, sine(100.0, 5000)), 0xFFFF_FFFF), "row"),
