@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from training.dataset import Spectrograms
     from training.sound import Network
 
+# What PCA and densities are fitted on, at most.
+FITTED_ROWS = 10_000
+
 
 @dataclass(frozen=True)
 class Codes:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
 from pipeline.corpus import list_clips
 from pipeline.errors import CorpusError
 from pipeline.loader import Loader
 from pipeline.store import Store
-from training.dataset import resize
 from training.description import DESCRIPTION_FILE
 from training.metrics import log_spectral_distance_db
 from training.sound import SoundAutoencoder
@@ -67,21 +65,9 @@ def mean_distance_db(sound: SoundAutoencoder, paths: Sequence[Path], sample_rate
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         references = [reference_loader.load(path).y[0] for path in batch]
-        sounds = reconstruct_many(sound, [own_loader.load(path).y[0] for path in batch])
+        sounds = sound.reconstruct_many([own_loader.load(path).y[:1] for path in batch])
         for y, own in zip(references, sounds, strict=True):
-            y_hat = soxr.resample(own, sound.sample_rate, sample_rate)
+            y_hat = soxr.resample(own[0], sound.sample_rate, sample_rate)
             n_samples = min(len(y), len(y_hat))
             distances.append(log_spectral_distance_db(y[None, :n_samples], y_hat[None, :n_samples]))
     return float(np.concatenate(distances).mean())
-
-
-def reconstruct_many(sound: SoundAutoencoder, signals: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Return what a model makes of signals (n_samples,), each of a length of its own, all segments in one batch."""
-    n_samples = sound.loader.n_samples
-    n_overlap = n_samples // 4
-    segments = [sound.padder.cut(y, n_samples, n_overlap) for y in signals]
-    x, min_db, max_db = sound.normaliser.normalise(sound.extractor.extract(np.concatenate(segments)))
-    n_bins, n_frames, _ = sound.autoencoder.architecture.input_shape
-    x_hat, _ = sound.autoencoder.reconstruct(resize(x[..., None], (n_bins, n_frames)))
-    y_hat = np.split(sound.invert(x_hat, min_db, max_db), np.cumsum([len(each) for each in segments])[:-1])
-    return [sound.padder.join(each, n_overlap, len(y)) for each, y in zip(y_hat, signals, strict=True)]

@@ -16,9 +16,8 @@ from sklearn.decomposition import PCA
 
 from pipeline.errors import ParameterError
 from training.autoencoder import Autoencoder
-from training.codes import choose_rows
+from training.codes import FITTED_ROWS, choose_rows
 from training.dataset import Spectrograms
-from training.metrics import PCA_ROWS
 from training.network import BATCH_NORM_EPSILON, Architecture
 
 _SLICE = 256
@@ -68,7 +67,7 @@ def start_as_pca(autoencoder: Autoencoder, train: Spectrograms, seed: int) -> No
     """
     architecture = autoencoder.architecture
     check_starts_as_pca(architecture)
-    rows = choose_rows(len(train), PCA_ROWS, seed)
+    rows = choose_rows(len(train), FITTED_ROWS, seed)
     patches = _Patches(train, rows, architecture.conv_strides[0])
     basis = patches.principal_components(architecture.conv_filters[0] // 2)
     linear = _fit(patches.project(basis), architecture.latent_space_dim, seed)

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from training.codes import choose_rows
+from training.codes import FITTED_ROWS, choose_rows
 from training.dataset import Spectrograms
 
-PCA_ROWS = 10_000
 # What is further below the loudest of a sound is not told apart: nobody hears it, and its logarithm has no end.
 _RANGE_DB = 80.0
 _LEAST_POWER = 1e-10
@@ -89,7 +88,7 @@ class LinearAutoencoder:
     """
 
     def __init__(self, train: Spectrograms, n_components: int, seed: int) -> None:
-        rows = choose_rows(len(train), PCA_ROWS, seed)
+        rows = choose_rows(len(train), FITTED_ROWS, seed)
         x = train.rows(rows).reshape(len(rows), -1)
         self.n_components = min(n_components, *x.shape)
         self._pca = PCA(self.n_components, svd_solver="randomized", random_state=seed).fit(x)

@@ -175,9 +175,13 @@ class SoundAutoencoder:
         -------
         ndarray of float32, shape (n_channels, n_samples)
         """
-        (codes,) = self.encode([self.analyse(y)])
-        (x_hat,) = self.decode([codes])
-        return self.synthesise(x_hat, codes, *y.shape)
+        return self.reconstruct_many([y])[0]
+
+    def reconstruct_many(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Return several sounds as `reconstruct` does each, all segments going through the network as one batch."""
+        codes = self.encode([self.analyse(y) for y in sounds])
+        parts = zip(self.decode(codes), codes, sounds, strict=True)
+        return [self.synthesise(x_hat, each, *y.shape) for x_hat, each, y in parts]
 
     def invert(
         self, x: NDArray[np.float32], min_db: NDArray[np.float32], max_db: NDArray[np.float32]

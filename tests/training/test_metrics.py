@@ -145,7 +145,7 @@ def test_pca_has_at_most_as_many_components_as_there_are_numbers(make_spectrogra
 
 def test_pca_follows_from_its_seed(make_spectrograms, rng, monkeypatch):
     """Of more rows than it may use, the seed says which."""
-    monkeypatch.setattr("training.metrics.PCA_ROWS", 20)
+    monkeypatch.setattr("training.metrics.FITTED_ROWS", 20)
     rows = rng.uniform(size=(100, *SHAPE)).astype(np.float32)
     spectrograms = make_spectrograms(rows)
     once, again, other = (LinearAutoencoder(spectrograms, 3, seed).reconstruct(rows) for seed in (1, 1, 2))

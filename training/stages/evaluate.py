@@ -12,15 +12,11 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from pipeline import command
-from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
-from pipeline.paths import SPECTROGRAMS, TABLE
-from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.checkpoint import Checkpoints
 from training.codes import choose_rows
 from training.dataset import Spectrograms
-from training.description import Description
 from training.distances import bootstrap_interval, multi_resolution_stft_distance, spectral_convergence_db
 from training.metrics import (
     LinearAutoencoder,
@@ -30,10 +26,11 @@ from training.metrics import (
 )
 from training.originals import Originals
 from training.params import Params
-from training.paths import BANDS, CURVES, EVALUATION, LABELS, MODEL, PICTURE, SOUNDS, TEST_METRICS, checkpoint_location
+from training.paths import BANDS, CURVES, EVALUATION, LABELS, PICTURE, SOUNDS, TEST_METRICS, checkpoint_location
 from training.pictures import reconstruction_grid
 from training.progress import read_curves
 from training.sound import SoundAutoencoder
+from training.trained import Trained
 
 _HEARD = 500
 _BANDS = 16
@@ -190,23 +187,11 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
 def main(arguments: argparse.Namespace) -> None:
     """Judge the trained model on the test set."""
     params = read_params(Params, arguments.params)
-    description = Description.load(MODEL)
-    sound = SoundAutoencoder.load(MODEL)
-    store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
-    train = Spectrograms(store, "train", params.train.target_shape)
-    test = Spectrograms(store, "test", params.train.target_shape)
-    if description.data_digest != test.store.digest:
-        raise StoreError(
-            f"{MODEL} was trained on other spectrograms than {SPECTROGRAMS} holds; run the train stage again"
-        )
-    if not len(test):
-        raise CorpusError(
-            f"no clip is held out for the test: split.test={params.split.test!r}, "
-            f"split.test_share={params.split.test_share}"
-        )
+    trained = Trained.load(params)
+    sound, test = trained.sound, trained.test
     EVALUATION.mkdir(parents=True, exist_ok=True)
     seed = params.train.seed
-    judged = measure(sound, train, test, seed)
+    judged = measure(sound, trained.train, test, seed)
     heard = hear(sound, judged.linear, test, Path(params.corpus.dir), seed)
     figures = summarise(sound, test, judged, heard, seed)
     TEST_METRICS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -214,11 +199,11 @@ def main(arguments: argparse.Namespace) -> None:
     written += write_tables(sound, test, judged)
     with (
         tracking.connect() as client,
-        tracking.same_run(client, description.training_key, read_curves(CURVES), params) as run,
+        tracking.same_run(client, trained.description.training_key, read_curves(CURVES), params) as run,
     ):
         tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, test.store)
         tracking.log_evaluation(client, run.info.run_id, figures, written)
-    Checkpoints(checkpoint_location(description.training_key, params.resources.storage)).remove()
+    Checkpoints(checkpoint_location(trained.description.training_key, params.resources.storage)).remove()
     print(
         "evaluate: test_mse {test_mse:.6f} (PCA of {pca_components} components {pca_test_mse:.6f}, mean predictor "
         "{mean_predictor_test_mse:.6f}) on {test_clips} clips; {test_mse_db:.1f} dB^2; log-spectral distance of the "

@@ -11,22 +11,19 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from pipeline import command
-from pipeline.errors import CorpusError, StoreError
 from pipeline.params import read_params
-from pipeline.paths import SPECTROGRAMS, TABLE
-from pipeline.store import Store
 from training import tracking
-from training.codes import Codes, choose_rows, encode
+from training.codes import FITTED_ROWS, Codes, choose_rows, encode
 from training.dataset import Spectrograms
 from training.density import Density
-from training.description import Description
 from training.distances import frechet_distance, log_mel_statistics, nearest
 from training.generation import choose_moves, choose_pairs, interpolate, label_means, map_codes, move
-from training.metrics import PCA_ROWS, LinearAutoencoder
+from training.metrics import LinearAutoencoder
 from training.params import GenerateSection, Params
 from training.paths import CODES, CURVES, GENERATED_SOUNDS, GENERATION, GENERATION_METRICS, MAP, MODEL
 from training.progress import read_curves
 from training.sound import SoundAutoencoder
+from training.trained import Trained
 
 _JUDGED = 500
 Row = tuple[str, int, int]
@@ -102,7 +99,7 @@ class Known:
 
 def known(sound: SoundAutoencoder, train: Spectrograms, seed: int) -> Known:
     """Return the codes of the training set, of at most as many rows as PCA is fitted on."""
-    chosen = choose_rows(len(train), PCA_ROWS, seed)
+    chosen = choose_rows(len(train), FITTED_ROWS, seed)
     rows, labels = rows_of(train), train.labels
     return Known(
         encode(sound.autoencoder, train, chosen), [rows[row] for row in chosen], [labels[row] for row in chosen]
@@ -175,7 +172,7 @@ def judge(
 
     held_out = features(test.rows(rows), of_test.take(rows))
     linear = LinearAutoencoder(train, sound.autoencoder.architecture.latent_space_dim, seed)
-    linear_rows = choose_rows(len(train), PCA_ROWS, seed)
+    linear_rows = choose_rows(len(train), FITTED_ROWS, seed)
     groups = train.groups
     components = np.concatenate([linear.encode(x) for x in train.evaluation_slices(which=linear_rows)])
     min_db, max_db = train.extremes_db
@@ -201,20 +198,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Make new sounds, and judge them."""
     params = read_params(Params, arguments.params)
     section = params.generate
-    description = Description.load(MODEL)
-    sound, density = SoundAutoencoder.load(MODEL), Density.load(MODEL)
-    store = Store(SPECTROGRAMS, TABLE, params.resources.storage)
-    train = Spectrograms(store, "train", params.train.target_shape)
-    test = Spectrograms(store, "test", params.train.target_shape)
-    if description.data_digest != test.store.digest:
-        raise StoreError(
-            f"{MODEL} was trained on other spectrograms than {SPECTROGRAMS} holds; run the train stage again"
-        )
-    if not len(test):
-        raise CorpusError(
-            f"no clip is held out for the test: split.test={params.split.test!r}, "
-            f"split.test_share={params.split.test_share}"
-        )
+    trained, density = Trained.load(params), Density.load(MODEL)
+    sound, train, test = trained.sound, trained.train, trained.test
     of_train, of_test = known(sound, train, section.seed), encode(sound.autoencoder, test)
     GENERATION.mkdir(parents=True, exist_ok=True)
     made = make(section, density, test, of_test, of_train)
@@ -225,7 +210,7 @@ def main(arguments: argparse.Namespace) -> None:
     files = [GENERATED_SOUNDS / f"{name}.wav" for each in made for name in each.names]
     with (
         tracking.connect() as client,
-        tracking.same_run(client, description.training_key, read_curves(CURVES), params) as run,
+        tracking.same_run(client, trained.description.training_key, read_curves(CURVES), params) as run,
     ):
         tracking.log_report(client, run.info.run_id, figures, [CODES, *files], "generate")
     print(

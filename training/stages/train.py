@@ -25,7 +25,7 @@ from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
-from training.codes import choose_rows, encode
+from training.codes import FITTED_ROWS, choose_rows, encode
 from training.dataset import Spectrograms
 from training.density import Density
 from training.description import DESCRIPTION_FILE, Description
@@ -37,7 +37,6 @@ from training.pictures import reconstruction_grid
 from training.progress import Epoch, write_curves
 from training.sound import SoundAutoencoder
 
-_DENSITY_ROWS = 10_000
 PICTURES = 5
 # Beside the checkpoints, while a training runs: Ray's notes on it, and what describes the spectrograms.
 RAY_NOTES, INDEX = ".ray", ".data"
@@ -230,7 +229,7 @@ def export(checkpoints: Checkpoints, description: Description, train: Spectrogra
 
 def fit_density(autoencoder: Autoencoder, train: Spectrograms, seed: int) -> Density:
     """Return the density of the latent codes of what was trained on, or of some of it, chosen by the seed."""
-    rows = choose_rows(len(train), _DENSITY_ROWS, seed)
+    rows = choose_rows(len(train), FITTED_ROWS, seed)
     codes = encode(autoencoder, train, rows)
     groups = train.groups
     return Density.fit(codes.z, codes.min_db, codes.max_db, seed, [groups[row] for row in rows])
