@@ -224,11 +224,11 @@ def test_a_tracking_server_that_is_none(tmp_path, make_project):
 
 
 def test_an_address_of_another_kind(tmp_path, make_project):
-    line = error_of(run(make_project(tmp_path / "project"), RAY_ADDRESS="http://127.0.0.1:8265"))
+    line = error_of(run(make_project(tmp_path / "project"), RAY_ADDRESS="ray://127.0.0.1:10001"))
 
     assert line == (
-        "error: RAY_ADDRESS=http://127.0.0.1:8265 must be unset, 'auto' or host:port on a machine that is part of the "
-        "cluster"
+        "error: RAY_ADDRESS=ray://127.0.0.1:10001 is Ray Client's, which Ray Train does not support; must be unset, "
+        "'auto' or host:port on a machine that is part of the cluster, or http://head:8265 on any other"
     )
 
 
