@@ -5,6 +5,7 @@ Every node is ended by the id of its process, and whatever it has started ends w
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -128,6 +129,13 @@ class Cluster:
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def kill(self):
+        """Kill the head and everything that it has started, at once."""
+        process = psutil.Process(self._nodes.pop().pid)
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
     def _end(self, process):
         """End a node, and see that nothing of it is left."""
         assert process.poll() is None, f"node {process.pid} has ended by itself"
@@ -139,6 +147,19 @@ class Cluster:
             with contextlib.suppress(psutil.Error):
                 each.kill()
         assert not left, f"still running after their node: {left}"
+
+
+def link(target, source, version):
+    """Link to a package as it is or, if it says there of which version it is, as another one."""
+    said = source / "_version.py"
+    if version is None or not said.is_file():
+        target.symlink_to(source)
+        return
+    target.mkdir()
+    for path in source.iterdir():
+        if path.name not in {said.name, "__pycache__"}:
+            (target / path.name).symlink_to(path)
+    (target / said.name).write_text(re.sub(r"\bversion = .*", f'version = "{version}"', said.read_text()))
 
 
 def environment_without(folder, package, version=None):
@@ -161,7 +182,7 @@ def environment_without(folder, package, version=None):
                 info.mkdir()
                 (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
         elif path.name != package or version:
-            (packages / path.name).symlink_to(path)
+            link(packages / path.name, path, version if path.name == package else None)
     base = Path(sys.executable).resolve()
     (folder / "bin").mkdir()
     (folder / "bin" / "python").symlink_to(base)

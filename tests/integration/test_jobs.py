@@ -1,5 +1,6 @@
 """Stages as jobs of a cluster, by `RAY_ADDRESS=http://...` and `ray job submit`, on nodes that `ray start` starts."""
 
+import re
 import signal
 import sys
 
@@ -166,6 +167,21 @@ def test_a_node_without_a_package(project, cluster, tmp_path, how, version, foun
     assert output.splitlines()[-1].startswith("error: node ")
 
 
+@pytest.mark.soak
+def test_a_cluster_of_another_ray(project, tmp_path):
+    started = Cluster(project.home, environment_without(tmp_path / "other", "ray", "2.59.0"))
+    try:
+        by_job, joined = (
+            project.run(*STAGE, RAY_ADDRESS=address, fails=True).splitlines()[-1]
+            for address in (started.jobs, started.address)
+        )
+    finally:
+        started.close()
+
+    assert re.match(r"error: node \S+ has ray 2.59.0, where \S+ has ray ", by_job)
+    assert re.match(r"error: RAY_ADDRESS=\S+: the cluster cannot be joined .*: Version mismatch: .*Ray: 2.59.0", joined)
+
+
 # --- how a job ends before its time
 
 
@@ -228,3 +244,40 @@ def test_a_job_that_lost_who_submitted_it_ends_before_the_next_one_starts(submit
     assert not worker.is_running()
     next_one.process.terminate()
     wait_for_end(next_one)
+
+
+@pytest.mark.soak
+def test_a_head_that_dies_while_a_job_runs(cluster, tmp_path):
+    started = Cluster(cluster.home)
+    project = Project(tmp_path, cluster.home)
+    command = project.start(sys.executable, "-c", SUBMIT, RAY_ADDRESS=started.jobs, PYTHONPATH=str(ROOT))
+    command.wait_until(lambda: "\nat work\n" in command.output)
+    started.kill()
+    output = command.wait()
+    started.close()
+    project.close()
+
+    assert command.process.returncode == 1
+    assert re.search(
+        r"\nerror: RAY_ADDRESS=\S+: the job server has not answered for 60 s, and what becomes of job", output
+    )
+
+
+# --- all of it
+
+
+@pytest.mark.soak
+def test_the_whole_pipeline_from_a_clean_clone(projects, finished, cluster):
+    project = projects.new("by-jobs")
+    token = cluster.home / ".ray" / "auth_token"
+    output = project.run("dvc", "repro", timeout=900, RAY_ADDRESS=cluster.jobs, RAY_AUTH_TOKEN_PATH=str(token))
+
+    assert "preprocess: job preprocess-" in output
+    assert "train: job train-" in output
+    assert hashes(project.path("data")) == hashes(finished.path("data"))
+    curves = [
+        np.genfromtxt(each.path("reports/train/curves.csv"), delimiter=",", names=True) for each in (project, finished)
+    ]
+    for name in ("train_mse", "val_mse"):
+        np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-3)
+    assert "up to date" in project.run("dvc", "status")
