@@ -67,13 +67,25 @@ def connect(verbose: bool = False) -> Iterator[int]:
     """
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
     if is_embedded():
-        ray.init(include_dashboard=False, **options)
+        _start(include_dashboard=False, **options)
     else:
         cluster.join(**options)
     try:
         yield int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Start a Ray of this process's own."""
+    try:
+        ray.init(**options)
+    except Exception as error:  # which class Ray raises itself, where its processes do not come up within 30 s
+        ray.shutdown()
+        reason = " ".join(str(error).split())
+        raise ResourceError(
+            f"Ray could not be started on this machine: {reason}; if it is busy with other work, run this again later"
+        ) from error
 
 
 def check_nodes(wanted: Iterable[str], reads: Iterable[Path], writes: Iterable[str]) -> None:
