@@ -23,6 +23,7 @@ install: $(STAMP) ## Create .venv with the pinned dependencies
 $(STAMP): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: {sys.executable} is Python {v[0]}.{v[1]}, and 3.11 to 3.13 are supported; say which with make PYTHON=python3.13")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned dependencies: some minutes, once"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/run.txt -r requirements/dev.txt
 	@# Usage reporting is off for everything that runs in this environment, `mlflow ui` typed by hand included.
@@ -33,8 +34,6 @@ $(STAMP): $(REQUIREMENTS)
 repro: $(STAMP) ## Run the whole pipeline: corpus, spectrograms, training, evaluation, registration
 	@python -m training.preflight
 	dvc repro
-	@echo
-	@dvc metrics show
 	@cat docs/after_repro.txt
 
 .PHONY: ui

@@ -21,6 +21,8 @@ from training.dataset import Spectrograms
 from training.network import BATCH_NORM_EPSILON, Architecture
 
 _SLICE = 256
+# Of a component, beside the first one's, below which its latent value has less than unit variance.
+_LEAST_VARIANCE = 1e-6
 
 
 def check_starts_as_pca(architecture: Architecture) -> None:
@@ -131,9 +133,12 @@ class _Linear:
 def _fit(a: NDArray[np.float32], latent_dim: int, seed: int) -> _Linear:
     mean = a.mean(axis=0, dtype=np.float64)
     centred = (a - mean.astype(np.float32)).reshape(len(a), -1)
-    n_found = min(latent_dim, *centred.shape)
+    # Around their mean, n rows vary along n - 1 directions.
+    n_found = max(1, min(latent_dim, len(centred) - 1, centred.shape[1]))
     pca = PCA(n_found, svd_solver="randomized", random_state=seed).fit(centred)
-    deviation = np.sqrt(np.maximum(pca.explained_variance_, np.finfo(np.float32).tiny)).astype(np.float64)
+    variances = pca.explained_variance_.astype(np.float64)
+    # Along a direction in which these rows hardly vary, others may, and would be blown up to any size.
+    deviation = np.sqrt(np.maximum(variances, max(_LEAST_VARIANCE * variances[0], np.finfo(np.float32).tiny)))
     # Latent values that PCA has no rows for look somewhere, and say nothing yet.
     encode = np.random.default_rng(seed).normal(size=(latent_dim, centred.shape[1])) / np.sqrt(centred.shape[1])
     decode = np.zeros_like(encode)

@@ -96,6 +96,21 @@ def test_more_channels_than_patches_have_values_and_more_latent_values_than_rows
     assert np.isfinite(z).all()
 
 
+def test_fewer_rows_than_latent_values_leave_room_for_other_rows(x):
+    """Of n rows the n-th component has no variance, and what other rows have along it must not be blown up."""
+    few, others = x[:40], x[40:]
+    autoencoder = start(few, 60, conv_filters=[20] * 3)
+    pca = PCA(39).fit(few.reshape(40, -1))
+    x_hat = pca.inverse_transform(pca.transform(others.reshape(260, -1))).reshape(others.shape)
+    expected = mse(others, x_hat)
+
+    assert np.abs(autoencoder.encode(others)).max() < 100
+    assert mse(others, autoencoder.reconstruct(others)[0]) < 1.05 * expected
+    autoencoder.compile(2e-4)
+    autoencoder.train(few, batch_size=20, num_epochs=2)
+    assert mse(others, autoencoder.reconstruct(others)[0]) < 2 * expected
+
+
 def test_training_goes_on_from_it(x):
     autoencoder = start(x, 6)
     autoencoder.compile(1e-3)
