@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,16 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
     return written
 
 
+def advise(figures: Mapping[str, float]) -> str | None:
+    """Return what to say of a model that has learnt nothing, or None."""
+    if figures["test_mse"] < figures["mean_predictor_test_mse"]:
+        return None
+    return (
+        "the model is no better than the mean of the training set: give it more sounds, more epochs or fewer latent "
+        "values (autoencoder.latent_space_dim)"
+    )
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Judge the trained model on the test set."""
     params = read_params(Params, arguments.params)
@@ -209,6 +220,8 @@ def main(arguments: argparse.Namespace) -> None:
         "{mean_predictor_test_mse:.6f}) on {test_clips} clips; {test_mse_db:.1f} dB^2; log-spectral distance of the "
         "sounds {test_log_spectral_distance_db:.1f} dB (PCA {pca_test_log_spectral_distance_db:.1f})".format(**figures)
     )
+    if advice := advise(figures):
+        print(f"evaluate: {advice}")
     print(f"evaluate: pictures and sounds in {EVALUATION}")
 
 
