@@ -1,4 +1,8 @@
-"""Spectrograms and checkpoints in a bucket of a real server, which is killed meanwhile: the artifacts are the same."""
+"""Spectrograms and checkpoints in a bucket of a real server, which is killed meanwhile: the artifacts are the same.
+
+Whole pipelines take minutes: those of the parts, in `tests/pipeline/test_stored_elsewhere.py` and
+`tests/training/test_loop_storage.py`, run every time.
+"""
 
 import hashlib
 import json
@@ -10,7 +14,7 @@ from tests import s3
 from tests.integration.outcomes import EPOCHS, Outcome, ran
 from tests.projects import TINY, hashes
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 _EPOCH = re.compile(r"/epoch-(\d+)\.json$")
 
 
