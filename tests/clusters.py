@@ -131,10 +131,12 @@ class Cluster:
 
     def kill(self):
         """Kill the head and everything that it has started, at once."""
-        process = psutil.Process(self._nodes.pop().pid)
+        node = self._nodes.pop()
+        process = psutil.Process(node.pid)
         for each in (process, *process.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
+        node.wait(60)
 
     def _end(self, process):
         """End a node, and see that nothing of it is left."""
