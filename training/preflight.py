@@ -1,4 +1,4 @@
-"""What `make repro` looks at before DVC does: every parameter, and whether DVC can version the corpus.
+"""What is looked at before any work: every parameter, and, where `make repro` does so, if DVC can version the corpus.
 
 DVC reads the corpus before any stage runs, and says little where it cannot: at an empty `corpus.dir` "unexpected
 error", at a name that is not UTF-8 nothing of the file, at a pipe it waits for ever.
@@ -66,6 +66,8 @@ def _shown(path: str) -> str:
 def main(arguments: argparse.Namespace) -> None:
     """Look at parameters and corpus, and print what a person should know of them."""
     folder = Path(read_params(Params, arguments.params).corpus.dir)
+    if arguments.parameters:
+        return
     # The sample corpus is made when it is not there.
     if folder.absolute() == SAMPLE_CORPUS.absolute() and not folder.exists():
         return
@@ -77,4 +79,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__).parse_args())
+    parser = command.parser(__doc__)
+    parser.add_argument("--parameters", action="store_true", help="look at the parameters alone")
+    command.run(main, parser.parse_args())

@@ -63,6 +63,17 @@ def test_a_misspelt_section(project):
     assert "ERROR: failed to reproduce 'train': Parameters 'train' are missing from 'params.yaml'." in by_dvc
 
 
+def test_a_misspelt_parameter_of_training_is_said_before_any_work(project):
+    original = project.read("params.yaml")
+    project.set_params({"preprocess.n_fft": 64, "train.lerning_rate": 0.01})
+    output = project.run("dvc", "repro", fails=True)
+    project.path("params.yaml").write_text(original, encoding="utf-8")
+
+    assert ran(output) == ["preprocess"]
+    assert "\nerror: params.yaml: train.lerning_rate is unknown (did you mean learning_rate?)\n" in output
+    assert not re.findall("^preprocess:", output, re.MULTILINE)
+
+
 def test_no_clips_for_validation(refusal):
     assert refusal({"split.validation_share": 0.0}) == (
         "error: no spectrogram is left for validation: split.validation_share=0.0 of 68 clips"

@@ -61,8 +61,9 @@ def test_every_declared_dependency_is_locked():
 @pytest.mark.parametrize("name", ["dvc.yaml", "pipeline/dvc.yaml"])
 def test_stages_depend_on_code_that_exists_and_run_a_module_of_their_name(name):
     for stage, content in read_yaml(name)["stages"].items():
-        assert content["cmd"].endswith(f".stages.{stage}")
-        module = content["cmd"].removeprefix("exec python -m ").replace(".", "/") + ".py"
+        command = content["cmd"] if isinstance(content["cmd"], str) else content["cmd"][-1]
+        assert command.endswith(f".stages.{stage}")
+        module = command.removeprefix("exec python -m ").replace(".", "/") + ".py"
         assert module in content["deps"]
         for dependency in content["deps"]:
             assert not dependency.endswith(".py") or (ROOT / dependency).is_file()
