@@ -68,6 +68,8 @@ class PreprocessSection(Section):
     mono: bool
     fold: Fold
     resampling: Quality
+    trim_db: Positive | None
+    min_level_db: Annotated[float, Field(le=0.0)] | None
     level: Level | None
     level_db: Annotated[float, Field(le=0.0)]
     segment: Literal["first", "all"]

@@ -15,6 +15,8 @@ _FIXED = {
     "preprocess.mono": True,
     "preprocess.fold": "mean",
     "preprocess.resampling": "HQ",
+    "preprocess.trim_db": None,
+    "preprocess.min_level_db": None,
     "preprocess.level": None,
     "preprocess.level_db": -1.0,
     "preprocess.segment": "first",
