@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,8 @@ from pipeline.errors import StoreError
 from pipeline.storage import Storage, file_sha256
 
 FORMAT_VERSION = 4
+# Of the rows in shards; whoever reads them gets float32.
+Dtype = Literal["float32", "float16"]
 FORMAT_FILE = "format.json"
 # What described the store before a run that has not finished yet.
 EARLIER_FILE = ".format.json.earlier"

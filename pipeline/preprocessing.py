@@ -128,7 +128,7 @@ class PreprocessingPipeline:
     @property
     def row_bytes(self) -> int:
         """Size of a row on disk."""
-        return 4 * self.shape[0] * self.shape[1]
+        return self.saver.value_bytes * self.shape[0] * self.shape[1]
 
     @property
     def n_overlap(self) -> int:
@@ -158,6 +158,7 @@ class PreprocessingPipeline:
             "amin": self.extractor.amin,
             "top_db": self.extractor.top_db,
             "range": [self.normaliser.low, self.normaliser.high],
+            "dtype": self.saver.dtype,
         }
 
     def preprocess(self, folder: str | os.PathLike[str], map_units: MapUnits = map) -> Report:

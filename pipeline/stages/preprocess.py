@@ -47,7 +47,7 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
             wanted.n_fft, wanted.hop_length, wanted.drop_nyquist, wanted.ref, wanted.amin, wanted.top_db
         ),
         MinMaxNormaliser(*wanted.range),
-        Saver(SPECTROGRAMS.absolute(), TABLE.absolute(), params.resources.storage),
+        Saver(SPECTROGRAMS.absolute(), TABLE.absolute(), params.resources.storage, wanted.dtype),
         Splitter(label=params.corpus.label, **params.split.model_dump()),
         wanted.max_rejected_share,
         wanted.segment,

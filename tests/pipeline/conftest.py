@@ -28,6 +28,7 @@ _FIXED = {
     "preprocess.amin": 1e-5,
     "preprocess.top_db": 80.0,
     "preprocess.range": [0.0, 1.0],
+    "preprocess.dtype": "float32",
     "preprocess.max_rejected_share": 0.05,
     "split.group": None,
     "split.test": None,

@@ -183,6 +183,7 @@ def test_every_parameter_reaches_what_describes_the_rows(tmp_path, write_params)
         "amin": 1e-4,
         "top_db": 60.0,
         "range": [-1.0, 1.0],
+        "dtype": "float16",
     }
     path = write_params({f"preprocess.{name}": value for name, value in wanted.items()})
     params = read_params(PipelineParams, path)
