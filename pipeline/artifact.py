@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from pipeline.errors import StoreError
 from pipeline.storage import Storage, file_sha256
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+# Of the rows in shards; whoever reads them gets float32.
+Dtype = Literal["float32", "float16"]
 FORMAT_FILE = "format.json"
 # What described the store before a run that has not finished yet.
 EARLIER_FILE = ".format.json.earlier"
@@ -41,6 +43,8 @@ TABLE_SCHEMA = pa.schema(
         ("source_rate", pa.int32()),
         ("source_channels", pa.int32()),
         ("source_samples", pa.int64()),
+        ("source_start", pa.int64()),
+        ("source_stop", pa.int64()),
         ("decoder", pa.string()),
         ("label", pa.string()),
         ("group", pa.string()),

@@ -43,12 +43,17 @@ _HASHED_BYTES = 1 << 20
 
 
 class Decoded(NamedTuple):
-    """Samples (n_samples, n_channels) of a file at its rate in Hz; how many it has in all, and who decodes it."""
+    """Samples (n_samples, n_channels) of a file at its rate in Hz; how many it has in all, and who decodes it.
+
+    `start` and `stop` are the samples of the file between which it is heard; by default all.
+    """
 
     samples: NDArray[np.float32]
     rate: int
     n_total: int
     library: Library
+    start: int = 0
+    stop: int | None = None
 
 
 @contextmanager

@@ -341,15 +341,16 @@ def serve(connection: Connection, shared: _Shared) -> None:
         except (EOFError, OSError):
             return
         _limit_cpu(limits.cpu_s)
+        progress = partial(_report_progress, connection, shared, limits.cpu_s)
         try:
             if name == "load_many":
-                _send(connection, shared, "item", loader.load_many(_counted(arguments[0], shared, limits.cpu_s)))
+                paths = _counted(arguments[0], shared, limits.cpu_s)
+                _send(connection, shared, "item", loader.load_many(paths, progress=progress))
             elif name == "stream":
                 for block in loader.stream(*arguments):
                     _limit_cpu(limits.cpu_s)
                     _send(connection, shared, "item", block)
             else:
-                progress = partial(_report_progress, connection, shared, limits.cpu_s)
                 _send(connection, shared, "item", loader.examine(*arguments, progress))
         except AudioError as error:
             _send(connection, shared, "error", error)

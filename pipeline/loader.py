@@ -30,6 +30,7 @@ from pipeline.decoder import (
 from pipeline.errors import AudioError
 from pipeline.recording import Facts, Recording
 from pipeline.resampler import STACKED, Quality, Window, count_resampled, resample_stacked, segment_window
+from pipeline.silence import Heard, check_level, listen
 
 Fold = Literal["mean", "left", "right"]
 
@@ -73,6 +74,11 @@ class Loader:
         Into which: their mean, the first, or the second.
     quality : {'LQ', 'MQ', 'HQ', 'VHQ'}
         Of soxr's resampling.
+    trim_db : float, optional
+        Leave out the start and the end of a recording as far as they are that much quieter than its loudest frame, or
+        more, as `librosa.effects.trim` does. By default nothing is.
+    min_level_db : float, optional
+        Refuse recordings of which the highest sample, of what is used of them, is below, in dB of full scale.
     """
 
     def __init__(
@@ -82,12 +88,16 @@ class Loader:
         mono: bool = True,
         fold: Fold = "mean",
         quality: Quality = "HQ",
+        trim_db: float | None = None,
+        min_level_db: float | None = None,
     ) -> None:
         self.sample_rate = sample_rate
         self.duration_s = float(duration_s)
         self.mono = mono
         self.fold = fold
         self.quality = quality
+        self.trim_db = trim_db
+        self.min_level_db = min_level_db
 
     @property
     def n_samples(self) -> int:
@@ -95,8 +105,8 @@ class Loader:
         return count_samples(self.duration_s, self.sample_rate)
 
     def count_resampled(self, facts: Facts) -> int:
-        """Return how many samples a whole recording has at the loader's rate."""
-        return count_resampled(facts.source_samples, facts.source_rate, self.sample_rate)
+        """Return how many samples there are at the loader's rate of all that is heard of a recording."""
+        return count_resampled(facts.source_stop - facts.source_start, facts.source_rate, self.sample_rate)
 
     def load(self, path: str | os.PathLike[str]) -> Recording:
         """Load the start of a recording.
@@ -114,7 +124,8 @@ class Loader:
         Raises
         ------
         AudioError
-            The file cannot be read, is no audio, is truncated, or holds no samples or samples that are not finite.
+            The file cannot be read, is no audio, is truncated, holds no samples or samples that are not finite, or is
+            quieter than was asked for.
         """
         return self._resample([self._read(path)])[0]
 
@@ -134,7 +145,10 @@ class Loader:
         return self._resample([self._read(content)])[0]
 
     def load_many(
-        self, paths: Iterable[str | os.PathLike[str]], trusted_only: bool = False
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        trusted_only: bool = False,
+        progress: Progress = lambda: None,
     ) -> list[Recording | AudioError]:
         """Load the starts of several recordings, each as `load` does, in less time.
 
@@ -144,24 +158,29 @@ class Loader:
             Files in any formats that libsndfile reads.
         trusted_only : bool
             Whether to decode nothing but plain WAV; for other files there is an `UntrustedError` then.
+        progress : callable
+            Called now and then where a file takes long.
 
         Returns
         -------
         list of Recording or AudioError
             For each path what `load` returns, or what it raises.
         """
-        loaded = [self._try_read(path, trusted_only) for path in paths]
+        loaded = [self._try_read(path, trusted_only, progress) for path in paths]
         resampled = iter(self._resample([each for each in loaded if isinstance(each, Recording)]))
         return [next(resampled) if isinstance(each, Recording) else each for each in loaded]
 
-    def _try_read(self, path: str | os.PathLike[str], trusted_only: bool) -> Recording | AudioError:
+    def _try_read(self, path: str | os.PathLike[str], trusted_only: bool, progress: Progress) -> Recording | AudioError:
         try:
-            return self._read(path, trusted_only)
+            return self._read(path, trusted_only, progress)
         except AudioError as error:
             return error
 
     def examine(self, path: str | os.PathLike[str], progress: Progress = lambda: None) -> Facts:
-        """Return what is known of a recording: without decoding it, but for containers, which do not know their length.
+        """Return what is known of a recording.
+
+        Without decoding it, but for containers, which do not know their length, and where silence is to be trimmed or
+        a level is asked for.
 
         Parameters
         ----------
@@ -172,29 +191,19 @@ class Loader:
         Raises
         ------
         AudioError
-            The file cannot be read, is no audio, is truncated, or holds no samples.
+            The file cannot be read, is no audio, is truncated, holds no samples, or is quieter than was asked for.
         """
         with opened(path) as raw:
             sha256, stamp = file_hash(raw), file_stamp(raw)
             with decoder(raw) as file:
                 rate, channels = file.samplerate, file.channels
                 n_total, entries = count_frames(file, raw, progress)
-        self._check_length(n_total, rate)
-        return Facts(sha256, rate, channels, n_total, library_of(file), stamp, entries)
-
-    def load_segment(self, path: str | os.PathLike[str], segment: int, n_overlap: int) -> NDArray[np.float32]:
-        """Return one segment of a recording, (n_channels, n_samples), as `stream` yields it; the first as `load` does.
-
-        Raises
-        ------
-        AudioError
-            As `load`.
-        """
-        if not segment:
-            return self.load(path).y
-        facts = self.examine(path)
-        ((y,),) = self.stream(path, facts, range(segment, segment + 1), n_overlap)
-        return y
+            self._check_length(n_total, rate)
+            heard = Heard(0, n_total, math.inf)
+            if self.trim_db is not None or self.min_level_db is not None:
+                heard = listen(raw, n_total, self._fold, self.trim_db, progress)
+        check_level(heard.peak, self.min_level_db)
+        return Facts(sha256, rate, channels, n_total, heard.start, heard.stop, library_of(file), stamp, entries)
 
     def digest(self, path: str | os.PathLike[str]) -> tuple[str, tuple[int, int, int]]:
         """Return the digest of a file's bytes, and its stamp as in `Facts`.
@@ -218,7 +227,7 @@ class Loader:
         facts : Facts
             What `examine` returned for it.
         segments : range
-            Which of them. Segment k begins `k * (n_samples - n_overlap)` samples after the recording's start.
+            Which of them. Segment k begins `k * (n_samples - n_overlap)` samples after the start of what is heard.
         n_overlap : int
             Samples at the loader's rate that a segment shares with the next.
 
@@ -232,9 +241,9 @@ class Loader:
         AudioError
             As `load`, or the file is no longer the one that was examined.
         """
-        rate, step = facts.source_rate, self.n_samples - n_overlap
+        rate, step, offset = facts.source_rate, self.n_samples - n_overlap, facts.source_start
         windows = [
-            segment_window(facts.source_samples, rate, self.sample_rate, index * step, self.n_samples)
+            segment_window(facts.source_stop - offset, rate, self.sample_rate, index * step, self.n_samples)
             for index in segments
         ]
         longest = max(window.stop - window.start for window in windows)
@@ -246,7 +255,7 @@ class Loader:
             reader = ForwardReader(file)
             for start in range(0, len(windows), n_at_once):
                 some = windows[start : start + n_at_once]
-                y = self._fold(reader.read(some[0].start, some[-1].stop))
+                y = self._fold(reader.read(offset + some[0].start, offset + some[-1].stop))
                 cut = [y[:, window.start - some[0].start : window.stop - some[0].start] for window in some]
                 yield self._resample_windows(cut, some, rate)
 
@@ -261,12 +270,18 @@ class Loader:
             )
         return [y[:, window.skip : window.skip + window.n_samples] for y, window in zip(signals, windows, strict=True)]
 
-    def _read(self, source: str | os.PathLike[str] | bytes, trusted_only: bool = False) -> Recording:
+    def _read(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        trusted_only: bool = False,
+        progress: Progress = lambda: None,
+    ) -> Recording:
         """Return the start of a recording at its own rate."""
         # Opened once for both, so that the digest is of the bytes that are decoded.
         with opened(source) as raw:
             content = raw.read(_SMALL_BYTES)
-            wav = plain_wav.parse(content) if len(content) < _SMALL_BYTES else None
+            is_small = len(content) < _SMALL_BYTES and self.trim_db is None
+            wav = plain_wav.parse(content) if is_small else None
             if wav is not None:
                 sha256 = hashlib.sha256(content).hexdigest()
                 n_wanted = count_samples(self.duration_s, wav.rate)
@@ -276,16 +291,32 @@ class Loader:
             else:
                 raw.seek(0)
                 sha256 = file_hash(raw)
-                found = self._decode(raw)
+                found = self._decode(raw) if self.trim_db is None else self._decode_heard(raw, progress)
         self._check_length(len(found.samples), found.rate)
         check_values(found.samples)
         n_channels = found.samples.shape[1]
-        return Recording(self._fold(found.samples), found.rate, n_channels, found.n_total, sha256, found.library)
+        y = self._fold(found.samples)
+        if self.min_level_db is not None:
+            check_level(float(np.abs(y).max()), self.min_level_db)
+        stop = found.n_total if found.stop is None else found.stop
+        return Recording(y, found.rate, n_channels, found.n_total, found.start, stop, sha256, found.library)
 
     def _decode(self, raw: BinaryIO) -> Decoded:
         """Return the first samples of an open file."""
         with decoder(raw) as file:
             return read_start(file, raw, count_samples(self.duration_s, file.samplerate))
+
+    def _decode_heard(self, raw: BinaryIO, progress: Progress) -> Decoded:
+        """Return the first samples of an open file after the silence at its start."""
+        with decoder(raw) as file:
+            rate = file.samplerate
+            n_total, entries = count_frames(file, raw, progress)
+        self._check_length(n_total, rate)
+        start, stop, _ = listen(raw, n_total, self._fold, self.trim_db, progress)
+        with decoder(raw) as file:
+            enter(file, entries)
+            samples = ForwardReader(file).read(start, min(stop, start + count_samples(self.duration_s, rate)))
+        return Decoded(samples, rate, n_total, library_of(file), start, stop)
 
     def _check_length(self, n_samples: int, rate: int) -> None:
         """Refuse a recording of which nothing is left."""

@@ -1,5 +1,7 @@
 """MinMaxNormaliser: each spectrogram to one range, and back with its own extremes."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -70,3 +72,14 @@ class MinMaxNormaliser:
         low = np.asarray(min_db, dtype=np.float32)[..., None, None]
         span = np.asarray(max_db, dtype=np.float32)[..., None, None] - low
         return (x - np.float32(self.low)) * (span / np.float32(self.high - self.low)) + low
+
+
+def float16_error(low: float, high: float) -> float:
+    """Return by how much float16, of 11 significant bits, may round a value from `low` to `high`: half its widest step.
+
+    As a share of `high - low`, that is the error of a level as a share of the spectrogram's span in dB.
+    """
+    largest = max(abs(low), abs(high))
+    if largest > float(np.finfo(np.float16).max):
+        return math.inf
+    return 2.0 ** (math.ceil(math.log2(largest)) - 1 - 11)

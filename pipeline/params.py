@@ -14,9 +14,11 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.artifact import Dtype
 from pipeline.errors import ParameterError
 from pipeline.levels import Level
 from pipeline.loader import Fold
+from pipeline.normaliser import float16_error
 from pipeline.resampler import Quality
 from pipeline.storage import check_location
 
@@ -27,6 +29,8 @@ Names = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 MidiNumbers = Annotated[tuple[Annotated[int, Strict(), Field(ge=0, le=127)], ...], Strict(False), Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+# Rounding to float16 may change a value by that share of the range.
+_COARSEST = 2.0**-11
 Positive = Annotated[float, Field(gt=0.0)]
 
 
@@ -68,6 +72,8 @@ class PreprocessSection(Section):
     mono: bool
     fold: Fold
     resampling: Quality
+    trim_db: Positive | None
+    min_level_db: Annotated[float, Field(le=0.0)] | None
     level: Level | None
     level_db: Annotated[float, Field(le=0.0)]
     segment: Literal["first", "all"]
@@ -79,6 +85,7 @@ class PreprocessSection(Section):
     amin: Positive
     top_db: Positive
     range: Pair
+    dtype: Dtype
     max_rejected_share: Annotated[float, Field(ge=0.0, le=1.0)]
 
     @model_validator(mode="after")
@@ -96,6 +103,8 @@ class PreprocessSection(Section):
         low, high = self.range
         if not low < high:
             raise ValueError(f"range=[{low}, {high}] must rise")
+        if self.dtype == "float16" and float16_error(low, high) > _COARSEST * (high - low):
+            raise ValueError(f"range=[{low}, {high}] is too far from zero for the steps of dtype=float16")
         return self
 
 

@@ -33,7 +33,8 @@ class Parts:
             One is missing.
         """
         extraction = ("n_fft", "hop_length", "drop_nyquist", "ref", "amin", "top_db")
-        loader = Loader(*(parameters[name] for name in ("sample_rate", "duration_s", "mono", "fold", "resampling")))
+        loading = ("sample_rate", "duration_s", "mono", "fold", "resampling", "trim_db")
+        loader = Loader(*(parameters[name] for name in loading))
         return cls(
             loader,
             Padder(parameters["pad_mode"]),
@@ -58,7 +59,7 @@ class Parts:
         gain_db : ndarray, shape (n_segments,)
             What each was raised by before, and is lowered by again.
         n_total : int
-            Samples of the whole recording at the loader's rate.
+            Samples of all that is heard of the recording, at the loader's rate.
 
         Returns
         -------

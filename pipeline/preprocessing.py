@@ -26,6 +26,7 @@ from pipeline.planner import plan_segments, plan_starts, plan_surveys
 from pipeline.recording import Facts
 from pipeline.reuse import Previous, read_previous
 from pipeline.shards import ShardMaker, Unit, UnitResult
+from pipeline.silence import QUIET
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 from pipeline.summary import count_notable, durations_s, first_lines
@@ -39,12 +40,14 @@ class Report:
     Attributes
     ----------
     counts : Counter
-        Of clips by what was noticed: `clips`, `rows`, `segments`, `ignored`, `rejected`, `truncated` (longer than what
-        was used of them), `padded`, `silent`, `resampled`, `folded`, `duplicates` (of another clip's content),
-        `computed`, `reused` and `removed` since the run before, and each split.
+        Of clips by what was noticed: `clips`, `rows`, `segments`, `ignored`, `rejected`, `quiet` (left out for their
+        level), `truncated` (longer than what was used of them), `trimmed`, `padded`, `silent`, `resampled`, `folded`,
+        `levelled`, `duplicates` (of another clip's content), `computed`, `reused` and `removed` since the run before,
+        and each split.
     hours : float
         Of sound in the files that were used.
     rejected : tuple of Rejection
+        Those that were left out for their level too.
     store : Format
     """
 
@@ -125,7 +128,7 @@ class PreprocessingPipeline:
     @property
     def row_bytes(self) -> int:
         """Size of a row on disk."""
-        return 4 * self.shape[0] * self.shape[1]
+        return self.saver.value_bytes * self.shape[0] * self.shape[1]
 
     @property
     def n_overlap(self) -> int:
@@ -141,6 +144,8 @@ class PreprocessingPipeline:
             "mono": self.loader.mono,
             "fold": self.loader.fold,
             "resampling": self.loader.quality,
+            "trim_db": self.loader.trim_db,
+            "min_level_db": self.loader.min_level_db,
             "level": self.leveller.level,
             "level_db": self.leveller.target_db if self.leveller.level else 0.0,
             "segment": self.segment,
@@ -153,6 +158,7 @@ class PreprocessingPipeline:
             "amin": self.extractor.amin,
             "top_db": self.extractor.top_db,
             "range": [self.normaliser.low, self.normaliser.high],
+            "dtype": self.saver.dtype,
         }
 
     def preprocess(self, folder: str | os.PathLike[str], map_units: MapUnits = map) -> Report:
@@ -213,7 +219,7 @@ class PreprocessingPipeline:
         store = self.saver.finish(shards, table, self.shape, self.parameters, versions)
         clips = first_lines(table)
         counts = count_notable(clips, table, self.loader, self.n_overlap if self.segment == "all" else None)
-        counts |= Counter(ignored=corpus.n_ignored, rejected=len(rejected))
+        counts |= count_rejected(rejected) | Counter(ignored=corpus.n_ignored)
         counts["computed"] = sum(result.n_computed for result in results)
         counts["reused"] = counts["clips"] - counts["computed"]
         if previous is not None:
@@ -245,18 +251,20 @@ class PreprocessingPipeline:
         return plan_segments(sized, self.row_bytes, self.loader.mono), rejected
 
     def _judge(self, n_found: int, rejected: tuple[Rejection, ...]) -> None:
-        """Refuse a corpus of which too much cannot be used."""
+        """Refuse a corpus of which too much cannot be used; what was left out because it is quiet was asked for."""
         if not rejected:
             return
-        share = len(rejected) / n_found
-        first = rejected[0]
-        if share > self.max_rejected_share or len(rejected) == n_found:
+        unusable = [each for each in rejected if each.reason != QUIET]
+        first = (unusable or rejected)[0]
+        example = f"the first is {first.clip_id!r}: {first.reason}: {first.detail}"
+        if len(unusable) / n_found > self.max_rejected_share or len(unusable) == n_found:
             raise RejectedError(
-                f"{len(rejected)} of {n_found} recordings cannot be used, and preprocess.max_rejected_share="
-                f"{self.max_rejected_share} allows {self.max_rejected_share:.0%}; the first is "
-                f"{first.clip_id!r}: {first.reason}: {first.detail}",
+                f"{len(unusable)} of {n_found} recordings cannot be used, and preprocess.max_rejected_share="
+                f"{self.max_rejected_share} allows {self.max_rejected_share:.0%}; {example}",
                 rejected,
             )
+        if len(rejected) == n_found:
+            raise RejectedError(f"none of {n_found} recordings is left; {example}", rejected)
 
     def _assemble(self, results: list[UnitResult], described: dict[str, Description]) -> pa.Table:
         """Put the rows of all units together, with shard, label, group and split."""
@@ -284,6 +292,11 @@ class RejectedError(CorpusError):
     def __init__(self, message: str, rejected: tuple[Rejection, ...]) -> None:
         super().__init__(message)
         self.rejected = rejected
+
+
+def count_rejected(rejected: Iterable[Rejection]) -> Counter[str]:
+    """Return how many recordings cannot be used, and how many are left out because they are quiet."""
+    return Counter(QUIET if each.reason == QUIET else "rejected" for each in rejected)
 
 
 def _without_rejected_parts(results: list[UnitResult], rejected: set[str]) -> list[UnitResult]:

@@ -21,6 +21,8 @@ class Recording:
         Rate of the file in Hz.
     source_channels, source_samples : int
         Channels of the file, and samples per channel as its header states them.
+    source_start, source_stop : int
+        Samples of the file between which it is heard: all, but for silence that was trimmed.
     sha256 : str
         Digest of the file's bytes.
     decoder : {'libsndfile', 'ffmpeg'}
@@ -31,6 +33,8 @@ class Recording:
     source_rate: int
     source_channels: int
     source_samples: int
+    source_start: int
+    source_stop: int
     sha256: str
     decoder: Library
 
@@ -43,7 +47,7 @@ class Facts:
     ----------
     sha256 : str
         Digest of the file's bytes.
-    source_rate, source_channels, source_samples, decoder
+    source_rate, source_channels, source_samples, source_start, source_stop, decoder
         As in `Recording`.
     stamp : tuple of int
         Size, time of change in ns, and number of the file when it was hashed: another one is another file.
@@ -55,6 +59,8 @@ class Facts:
     source_rate: int
     source_channels: int
     source_samples: int
+    source_start: int
+    source_stop: int
     decoder: Library
     stamp: tuple[int, int, int]
     entries: tuple[Entry, ...] | None = None

@@ -76,7 +76,7 @@ class Previous:
     def facts(self, line: int, stamp: tuple[int, int, int]) -> Facts:
         """Return what is known of the recording that a line came from, and that has this stamp now."""
         (first,) = self.lines.slice(int(line), 1).to_pylist()
-        names = ("sha256", "source_rate", "source_channels", "source_samples", "decoder")
+        names = "sha256 source_rate source_channels source_samples source_start source_stop decoder".split()
         return Facts(**{name: first[name] for name in names}, stamp=stamp)
 
     def reader(self) -> "RowReader":

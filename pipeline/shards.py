@@ -28,6 +28,8 @@ from pipeline.store import Saver
 BLOCK_CLIPS = 32
 # The columns that are known once all clips are: which shard a row stands in, and what its id says.
 LATE_COLUMNS = ("shard", "label", "group", "split")
+# Those that say of each row what is known of its recording.
+_OF_RECORDING = "sha256 source_rate source_channels source_samples source_start source_stop decoder".split()
 ROW_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in LATE_COLUMNS])
 
 
@@ -304,12 +306,8 @@ class _Draft:
             for name, value in (
                 ("clip_id", clip.clip_id),
                 ("segment", segment),
-                ("start_s", segment * step_s),
-                ("sha256", facts.sha256),
-                ("source_rate", facts.source_rate),
-                ("source_channels", facts.source_channels),
-                ("source_samples", facts.source_samples),
-                ("decoder", facts.decoder),
+                ("start_s", facts.source_start / facts.source_rate + segment * step_s),
+                *((name, getattr(facts, name)) for name in _OF_RECORDING),
             ):
                 self._computed[name].extend([value] * n_rows)
             self._computed["channel"].extend(range(n_rows))

@@ -1,7 +1,7 @@
 """The artifact: `Saver` writes it, `Store` reads it, and nobody else knows where which part of it is.
 
-A store is a number of shards, plain `.npy` files of float32 rows [n_rows, n_bins, n_frames] in C order that a
-trainer maps without copying; a Parquet table with one line per row; and `format.json`, written last, which names
+A store is a number of shards, plain `.npy` files of float32 or float16 rows [n_rows, n_bins, n_frames] in C order that
+a trainer maps without copying; a Parquet table with one line per row; and `format.json`, written last, which names
 every shard and the table with their digests. What `format.json` does not name is not there. Shards lie beside
 `format.json`, or in a storage, where those of other stores may lie too; which of both, no byte says.
 """
@@ -29,6 +29,7 @@ from pipeline.artifact import (
     PARTIAL_NAME,
     SHARD_NAME,
     TABLE_SCHEMA,
+    Dtype,
     Format,
     Shard,
     check_sizes,
@@ -56,16 +57,28 @@ class Saver:
         Of the min-max table.
     storage : str, optional
         Location of a storage for the shards, see `pipeline.storage`; every worker must reach it.
+    dtype : {'float32', 'float16'}
+        Of the rows on disk. Half the bytes round a value of [0, 1] by 2^-12 at most.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], table_path: str | os.PathLike[str], storage: str | None = None
+        self,
+        folder: str | os.PathLike[str],
+        table_path: str | os.PathLike[str],
+        storage: str | None = None,
+        dtype: Dtype = "float32",
     ) -> None:
         # Absolute, since a worker of a cluster runs in another folder.
         self.folder = Path(folder).absolute()
         self.table_path = Path(table_path).absolute()
         self.shards = shard_storage(self.folder, storage)
         self.has_storage = storage is not None
+        self.dtype: Dtype = dtype
+
+    @property
+    def value_bytes(self) -> int:
+        """Size of one value of a row."""
+        return np.dtype(self.dtype).itemsize
 
     @property
     def places(self) -> tuple[Storage, ...]:
@@ -99,14 +112,15 @@ class Saver:
         prefix : str
             Which part of the corpus the rows are.
         blocks : list of ndarray of float32, each of shape (n, n_bins, n_frames)
-            The rows, in order.
+            The rows, in order; those that were read from a shard may have its type.
         """
+        dtype = np.dtype(self.dtype).newbyteorder("<")
         n_rows = sum(len(block) for block in blocks)
         header = io.BytesIO()
-        described = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, *blocks[0].shape[1:])}
+        described = {"descr": dtype.str, "fortran_order": False, "shape": (n_rows, *blocks[0].shape[1:])}
         np.lib.format.write_array_header_1_0(header, described)
         chunks: list[Content] = [header.getvalue()]
-        chunks += [np.ascontiguousarray(block, dtype="<f4").reshape(-1).view(np.uint8).data for block in blocks]
+        chunks += [np.ascontiguousarray(block, dtype=dtype).reshape(-1).view(np.uint8).data for block in blocks]
         digest = hashlib.sha256()
         for chunk in chunks:
             digest.update(chunk)
@@ -192,7 +206,7 @@ class Store:
         # Of `format.json`, which holds the digests of everything else.
         self.digest = hashlib.sha256(content).hexdigest()
         self._shards = shard_storage(self.folder, storage)
-        self._mapped: dict[int, NDArray[np.float32]] = {}
+        self._mapped: dict[int, NDArray[np.floating[Any]]] = {}
         check_sizes(self._shards, self.format.shards)
 
     @classmethod
@@ -216,12 +230,12 @@ class Store:
         return read_table(self.table_path, self.format)
 
     @property
-    def shards(self) -> list[NDArray[np.float32]]:
-        """Every shard as a read-only map of shape (n_rows, n_bins, n_frames)."""
+    def shards(self) -> list[NDArray[np.floating[Any]]]:
+        """Every shard as a read-only map of shape (n_rows, n_bins, n_frames), of the type on disk."""
         return self._map(range(len(self.format.shards)))
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return rows by their place in the table, shape (n, n_bins, n_frames)."""
+        """Return rows by their place in the table as float32, shape (n, n_bins, n_frames)."""
         x = np.empty((len(indices), *self.format.shape), dtype=np.float32)
         shard_of, row_of = (places[indices].tolist() for places in self._places)
         self._map(sorted(set(shard_of)))
@@ -243,7 +257,7 @@ class Store:
             if found != shard.sha256:
                 raise StoreError(f"{self._shards.where(shard.name)}: sha256 is {found}, expected {shard.sha256}")
 
-    def _map(self, wanted: Sequence[int]) -> list[NDArray[np.float32]]:
+    def _map(self, wanted: Sequence[int]) -> list[NDArray[np.floating[Any]]]:
         """Return shards by their number, those that nobody has asked for yet being opened side by side."""
         new = [number for number in wanted if number not in self._mapped]
         if new:
@@ -251,11 +265,11 @@ class Store:
                 self._mapped.update(zip(new, executor.map(self._open, new), strict=True))
         return [self._mapped[number] for number in wanted]
 
-    def _open(self, number: int) -> NDArray[np.float32]:
+    def _open(self, number: int) -> NDArray[np.floating[Any]]:
         shard = self.format.shards[number]
         try:
             path = self._shards.local(shard.name, shard.n_bytes, shard.sha256)
-            opened: NDArray[np.float32] = np.load(path, mmap_mode="r")
+            opened: NDArray[np.floating[Any]] = np.load(path, mmap_mode="r")
         except FileNotFoundError as error:
             raise missing(self._shards, shard) from error
         return opened

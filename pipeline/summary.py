@@ -23,7 +23,7 @@ def durations_s(clips: pa.Table) -> NDArray[np.float64]:
 
 
 def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: int | None) -> Counter[str]:
-    """Return how many clips were longer, shorter, silent, resampled, folded or copies of others, and in which split.
+    """Return how many clips were cut, padded, silent, changed in one way or another, or copies, and in which split.
 
     Parameters
     ----------
@@ -34,27 +34,33 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
         Samples that segments share, where all of them were wanted.
     """
     rate, channels, samples = (np.asarray(clips[name]) for name in ("source_rate", "source_channels", "source_samples"))
+    heard = np.asarray(clips["source_stop"]) - np.asarray(clips["source_start"])
     # A corpus has few different pairs of rate and length, or few clips.
-    pairs, which = np.unique(np.stack([rate, samples], axis=1), axis=0, return_inverse=True)
+    pairs, which = np.unique(np.stack([rate, heard], axis=1), axis=0, return_inverse=True)
     counted = [_count_pair(each, n, loader, n_overlap) for each, n in pairs.tolist()]
     is_truncated, is_padded = np.asarray(counted, dtype=bool)[which].T
-    loud = pc.count_distinct(table.filter(pc.greater(table["peak"], 0.0))["clip_id"]).as_py()
+    loud, levelled = (
+        pc.count_distinct(table.filter(condition)["clip_id"]).as_py()
+        for condition in (pc.greater(table["peak"], 0.0), pc.not_equal(table["gain_db"], 0.0))
+    )
     counts = Counter(
         clips=len(clips),
         rows=len(table),
         segments=pc.sum(pc.equal(table["channel"], 0)).as_py(),
         truncated=int(is_truncated.sum()),
+        trimmed=int((heard < samples).sum()),
         padded=int(is_padded.sum()),
         silent=len(clips) - loud,
         resampled=int((rate != loader.sample_rate).sum()),
         folded=int((channels > 1).sum()) if loader.mono else 0,
+        levelled=levelled,
         duplicates=len(clips) - pc.count_distinct(clips["sha256"]).as_py(),
     )
     return counts + Counter(clips["split"].to_pylist())
 
 
 def _count_pair(rate: int, n_samples: int, loader: Loader, n_overlap: int | None) -> tuple[bool, bool]:
-    """Return whether a recording of a rate and length is cut, and whether its last row is padded."""
+    """Return whether a recording of which that many samples are heard is cut, and whether its last row is padded."""
     n_resampled = count_resampled(n_samples, rate, loader.sample_rate)
     if n_overlap is None:
         return n_samples > count_samples(loader.duration_s, rate), n_resampled < loader.n_samples

@@ -25,6 +25,7 @@ CODE = (
     "resampler",
     "shards",
     "signatures",
+    "silence",
     "spectrogram",
 )
 

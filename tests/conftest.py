@@ -59,14 +59,14 @@ def fsdd() -> Path:
 def make_pipeline(tmp_path):
     """Return a function that builds the five parts, writing into a folder of `tmp_path`."""
 
-    def make(folder="out", loader=None, extractor=None, normaliser=None, **options):
+    def make(folder="out", loader=None, extractor=None, normaliser=None, dtype="float32", **options):
         out = tmp_path / folder
         return PreprocessingPipeline(
             loader or Loader(),
             Padder(),
             extractor or LogSpectrogramExtractor(),
             normaliser or MinMaxNormaliser(),
-            Saver(out / "spectrograms", out / "min_max_values.parquet"),
+            Saver(out / "spectrograms", out / "min_max_values.parquet", dtype=dtype),
             **options,
         )
 

@@ -67,7 +67,7 @@ def write_sound(path: Path, store: Store, rows: NDArray[np.int64]) -> float:
     parts, lines = Parts.of(store.format.parameters), store.table.take(rows)
     line = lines.slice(0, 1).to_pylist()[0]
     rate = parts.loader.sample_rate
-    n_total = count_resampled(line["source_samples"], line["source_rate"], rate)
+    n_total = count_resampled(line["source_stop"] - line["source_start"], line["source_rate"], rate)
     if store.format.parameters["segment"] == "first":
         n_total = min(n_total, parts.loader.n_samples)
     min_db, max_db, gain_db = (np.asarray(lines[name], dtype=np.float32) for name in ("min_db", "max_db", "gain_db"))

@@ -21,7 +21,7 @@ from pipeline.padder import Padder
 from pipeline.params import PipelineParams, read_params
 from pipeline.paths import REJECTED, REPORTS, SPECTROGRAMS, SUMMARY, TABLE
 from pipeline.pictures import draw_corpus
-from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report
+from pipeline.preprocessing import PreprocessingPipeline, RejectedError, Report, count_rejected
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver, Store
 from pipeline.submission import progress_options
@@ -33,13 +33,21 @@ def build(params: PipelineParams) -> PreprocessingPipeline:
     """Return the five parts as `params.yaml` describes them."""
     wanted = params.preprocess
     return PreprocessingPipeline(
-        Loader(wanted.sample_rate, wanted.duration_s, wanted.mono, wanted.fold, wanted.resampling),
+        Loader(
+            wanted.sample_rate,
+            wanted.duration_s,
+            wanted.mono,
+            wanted.fold,
+            wanted.resampling,
+            wanted.trim_db,
+            wanted.min_level_db,
+        ),
         Padder(),
         LogSpectrogramExtractor(
             wanted.n_fft, wanted.hop_length, wanted.drop_nyquist, wanted.ref, wanted.amin, wanted.top_db
         ),
         MinMaxNormaliser(*wanted.range),
-        Saver(SPECTROGRAMS.absolute(), TABLE.absolute(), params.resources.storage),
+        Saver(SPECTROGRAMS.absolute(), TABLE.absolute(), params.resources.storage, wanted.dtype),
         Splitter(label=params.corpus.label, **params.split.model_dump()),
         wanted.max_rejected_share,
         wanted.segment,
@@ -80,8 +88,8 @@ def write_report(counts: dict[str, float], rejected: Iterable[Rejection]) -> Non
 def summarise(report: Report) -> dict[str, float]:
     """Return the counts as DVC metrics, zeros included so that runs compare."""
     names = (
-        "clips rows segments ignored rejected truncated padded silent resampled folded duplicates "
-        "computed reused removed train validation test"
+        "clips rows segments ignored rejected quiet truncated trimmed padded silent resampled folded levelled "
+        "duplicates computed reused removed train validation test"
     ).split()
     return {**{name: report.counts[name] for name in names}, "hours": round(report.hours, 4)}
 
@@ -109,7 +117,7 @@ def main(arguments: argparse.Namespace) -> None:
             else:  # of which the number is known only when every recording's length is
                 report = pipeline.process_corpus(corpus, map_units, partial(check_disk, pipeline, corpus))
         except RejectedError as error:
-            write_report({"rejected": len(error.rejected)}, error.rejected)
+            write_report(dict(count_rejected(error.rejected)), error.rejected)
             raise
     write_report(summarise(report), report.rejected)
     draw_corpus(PICTURE, Store(SPECTROGRAMS, TABLE, params.resources.storage))

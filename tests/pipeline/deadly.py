@@ -34,12 +34,20 @@ class DeadlyLoader(Loader):
 
 
 class SlowLoader(Loader):
-    """Takes its time to examine a file, and says that it goes on."""
+    """Takes its time for a file, and says that it goes on."""
 
     def examine(self, path, progress=lambda: None):
+        self._dawdle(progress)
+        return super().examine(path, progress)
+
+    def _decode_heard(self, raw, progress):
+        self._dawdle(progress)
+        return super()._decode_heard(raw, progress)
+
+    @staticmethod
+    def _dawdle(progress):
         for _ in range(4):
             started = time.process_time()
             while time.process_time() < started + 0.8:
                 pass
             progress()
-        return super().examine(path, progress)

@@ -139,6 +139,8 @@ def test_what_goes_on_may_take_long(tmp_path, rng):
 
     # More than three seconds of a processor, of which one may pass without a sign of life.
     assert IsolatedLoader(SlowLoader(), replace(LIMITS, cpu_s=1)).examine(path) == Loader().examine(path)
+    (found,) = IsolatedLoader(SlowLoader(trim_db=40.0), replace(LIMITS, cpu_s=1)).load_many([path])
+    np.testing.assert_array_equal(found.y, Loader().load(path).y)
 
 
 def test_a_child_ends_with_its_parent(pytestconfig, tmp_path, rng):

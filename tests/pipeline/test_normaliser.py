@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.errors import ParameterError
-from pipeline.normaliser import MinMaxNormaliser
+from pipeline.normaliser import MinMaxNormaliser, float16_error
 
 # dB of sounds; finer than a hundredth of a thousandth no float32 near 100 can tell.
 decibels = st.integers(-10_000_000, 10_000_000).map(lambda steps: np.float32(steps * 1e-5))
@@ -78,3 +78,20 @@ def test_what_leaves_the_range_a_little_is_carried_on():
 def test_a_range_that_does_not_rise(low, high):
     with pytest.raises(ParameterError, match=f"low={low} must be below high={high}"):
         MinMaxNormaliser(low, high)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0), (0.1, 0.9), (-80.0, 0.0), (0.0, 300.0), (-4.0, -3.0)])
+def test_half_a_step_of_float16_is_the_most_that_it_rounds(ends):
+    # All that float16 can be there, and what lies halfway between its numbers.
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    values = np.unique(values[np.isfinite(values)])
+    values = np.union1d(values, (values[1:] + values[:-1]) / 2)
+    values = values[(values >= ends[0]) & (values <= ends[1])]
+    errors = np.abs(values.astype(np.float16) - values)
+
+    assert errors.max() == float16_error(*ends)
+
+
+def test_what_float16_cannot_hold():
+    assert float16_error(0.0, 65504.0) == 16.0
+    assert float16_error(0.0, 65505.0) == float("inf")

@@ -70,6 +70,9 @@ def test_a_whole_number_will_do_for_a_share_and_not_the_reverse(write_params):
         ({"preprocess.amin": math.nan}, "preprocess.amin=nan should be "),
         ({"preprocess.amin": "1e-5x"}, "preprocess.amin='1e-5x' should be a valid number"),
         ({"preprocess.range": [0.0]}, "preprocess.range.1 is missing"),
+        ({"preprocess.dtype": "float64"}, "preprocess.dtype='float64' should be 'float32' or 'float16'"),
+        ({"preprocess.trim_db": 0.0}, "preprocess.trim_db=0.0 should be greater than 0"),
+        ({"preprocess.min_level_db": 3.0}, "preprocess.min_level_db=3.0 should be less than or equal to 0"),
         ({"preprocess.range": [0.0, math.inf]}, "preprocess.range.1=inf should be a finite number"),
         ({"preprocess.max_rejected_share": 5}, "preprocess.max_rejected_share=5 should be less than or equal to 1"),
         ({"sample_corpus.pitches": [60, 128]}, "sample_corpus.pitches.1=128 should be less than or equal to 127"),
@@ -89,6 +92,14 @@ def test_a_wrong_value_is_named_with_what_was_expected(write_params, changes, me
         ({"preprocess.hop_length": 513}, "preprocess: hop_length=513 must be at most n_fft=512"),
         ({"preprocess.n_fft": 511}, "preprocess: n_fft=511 must be even"),
         ({"preprocess.range": [1.0, 0.0]}, "preprocess: range=[1.0, 0.0] must rise"),
+        (
+            {"preprocess.dtype": "float16", "preprocess.range": [1000.0, 1001.0]},
+            "preprocess: range=[1000.0, 1001.0] is too far from zero for the steps of dtype=float16",
+        ),
+        (
+            {"preprocess.dtype": "float16", "preprocess.range": [0.0, 1e5]},
+            "preprocess: range=[0.0, 100000.0] is too far from zero for the steps of dtype=float16",
+        ),
         (
             {"preprocess.duration_s": 1e-9},
             "preprocess: duration_s=1e-09 is less than a sample at sample_rate=22050",

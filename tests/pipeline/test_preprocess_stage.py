@@ -162,6 +162,38 @@ def test_segments_of_whole_recordings(tmp_path, rng, write_params, stage_on_clus
     assert "2 reused" in second.stdout
 
 
+def test_every_parameter_reaches_what_describes_the_rows(tmp_path, write_params):
+    # None as the parts have it by default.
+    wanted = {
+        "sample_rate": 16_000,
+        "duration_s": 0.5,
+        "mono": False,
+        "fold": "left",
+        "resampling": "MQ",
+        "trim_db": 35.0,
+        "min_level_db": -60.0,
+        "level": "peak",
+        "level_db": -3.0,
+        "segment": "all",
+        "overlap": 0.5,
+        "n_fft": 256,
+        "hop_length": 128,
+        "drop_nyquist": False,
+        "ref": 0.5,
+        "amin": 1e-4,
+        "top_db": 60.0,
+        "range": [-1.0, 1.0],
+        "dtype": "float16",
+    }
+    path = write_params({f"preprocess.{name}": value for name, value in wanted.items()})
+    params = read_params(PipelineParams, path)
+    parameters = preprocess.build(params).parameters
+
+    assert {name: parameters[name] for name in wanted} == wanted
+    assert set(parameters) - set(wanted) == {"pad_mode"}
+    assert set(type(params.preprocess).model_fields) - set(wanted) == {"max_rejected_share"}
+
+
 # --- bad corpora
 
 

@@ -81,6 +81,8 @@ def test_a_line_says_what_is_known_of_its_clip(tmp_path, make_pipeline, open_sto
         "source_rate": 44_100,
         "source_channels": 2,
         "source_samples": 44_100,
+        "source_start": 0,
+        "source_stop": 44_100,
         "decoder": "libsndfile",
         "label": "Flute",
         "group": "Flute/60",

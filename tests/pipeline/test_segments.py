@@ -140,14 +140,6 @@ def test_segments_hold_what_can_be_decoded(tmp_path, rng):
         read_all(path)
 
 
-def test_one_segment_by_itself(long_wav):
-    whole = read_all(long_wav)
-
-    for segment in (1, 17, len(whole) - 1):
-        np.testing.assert_array_equal(Loader().load_segment(long_wav, segment, OVERLAP), whole[segment], strict=True)
-    np.testing.assert_array_equal(Loader().load_segment(long_wav, 0, OVERLAP), Loader().load(long_wav).y)
-
-
 # --- rows
 
 

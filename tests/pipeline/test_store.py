@@ -202,10 +202,10 @@ def test_another_format_version(store, version):
         (b"\xff", "cannot be read: 'utf-8' codec"),
         (b"[]", "cannot be read: it holds list, expected an object"),
         (b'"x"', "cannot be read: it holds str, expected an object"),
-        (b'{"format_version": 3}', "cannot be read: its keys are not those of version 3: 'shards'"),
-        (b'{"format_version": 3, "shards": [], "shape": 7}', "cannot be read: its keys are not those of version 3"),
-        (b'{"format_version": 3, "shards": [[]], "shape": [3, 4]}', "cannot be read: its keys are not those"),
-        (b'{"format_version": 3, "shards": [], "shape": [3, 4]}', "cannot be read: its keys are not those"),
+        (b'{"format_version": 4}', "cannot be read: its keys are not those of version 4: 'shards'"),
+        (b'{"format_version": 4, "shards": [], "shape": 7}', "cannot be read: its keys are not those of version 4"),
+        (b'{"format_version": 4, "shards": [[]], "shape": [3, 4]}', "cannot be read: its keys are not those"),
+        (b'{"format_version": 4, "shards": [], "shape": [3, 4]}', "cannot be read: its keys are not those"),
     ],
 )
 def test_a_damaged_format_file(store, content, message):

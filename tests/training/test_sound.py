@@ -80,6 +80,18 @@ def test_a_sound_of_any_length_keeps_it(sound, rng, n_samples):
     assert np.isfinite(y_hat).all()
 
 
+def test_a_sound_is_not_trimmed_on_its_way(tmp_path, rng):
+    # Though those were that the network learnt from; and it may be as quiet as it likes.
+    trimmed = dataclasses.replace(DESCRIPTION, preprocessing=PREPROCESSING | {"trim_db": 20.0, "min_level_db": -10.0})
+    y = 1e-2 * rng.uniform(-0.5, 0.5, N_SAMPLES + 999).astype(np.float32)
+    y[:9000] = 0.0
+    sound = SoundAutoencoder(Identity(), trimmed)
+    recording = sound.whole_loader().load(write(tmp_path / "a.wav", y, SAMPLE_RATE, subtype="FLOAT"))
+
+    np.testing.assert_array_equal(recording.y, y[None])
+    assert sound.reconstruct(recording.y).shape == (1, N_SAMPLES + 999)
+
+
 def test_channels_go_through_one_by_one(sound, rng):
     y = rng.uniform(-0.5, 0.5, (2, N_SAMPLES + 4000)).astype(np.float32)
     y_hat = sound.reconstruct(y)
