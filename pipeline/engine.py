@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,12 +16,23 @@ import ray.exceptions
 
 from pipeline import cluster, nodes, packages
 from pipeline.errors import ResourceError
+from pipeline.narrowing import DEATHS, MAX_DEADLY, DiedError, Divisible, narrow
 from pipeline.params import PipelineParams, read_params
 from pipeline.submission import submission
 
 Stage = Callable[[argparse.Namespace], None]
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+
+_WORKER_DIED = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+# What was made there, and not yet fetched, is lost too.
+_NODE_DIED = (
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.ObjectLostError,
+)
+# Of which a unit may lose so many until it is taken for the reason.
+_MAX_NODES = 10
 
 
 def stage(main: Stage, wanted: Iterable[str]) -> Stage:
@@ -147,38 +159,135 @@ def check_workers(name: str, wanted: int | Literal["all"], cpus_each: int, cpus:
 
 
 def map_units(
-    function: Callable[[Work], Result], units: Iterable[Work], num_workers: int, max_retries: int = 3
+    function: Callable[[Work], Result], units: Iterable[Work], num_workers: int, deaths: int = DEATHS
 ) -> Iterator[Result]:
     """Apply a function to every unit on Ray's workers, and yield results as they come, in any order.
 
     Plain tasks, `num_workers` at a time: a task whose process or node dies runs again elsewhere, and a worker process,
     once it has imported what the first task needed, keeps it for the next. What `function` raises is raised here.
 
+    Units of which `deaths` workers have died are put off until all others are done, and then narrowed down alone, so
+    that they die of nothing that is beside them; see `pipeline.narrowing`. That a node died is no unit's fault.
+
     Parameters
     ----------
     function : callable
         Pure but for idempotent writes. Sent once.
     units : iterable
-        Arguments, one per task.
+        Arguments, one per task. Those that are `Divisible` can be narrowed down.
     num_workers : int
         Tasks in flight.
-    max_retries : int
-        How often a unit may lose its worker.
+    deaths : int
+        How many workers a unit may lose.
+
+    Raises
+    ------
+    ResourceError
+        A unit that cannot be narrowed down is deadly to workers; or too many units are.
     """
-    call = ray.put(function)
-    task: Any = ray.remote(num_cpus=1, max_retries=max_retries)(_apply)
+    tasks = _Tasks(function)
     waiting = iter(units)
-    running: list[Any] = []
+    deadly: list[Any] = []
     try:
         while True:
-            running.extend(task.remote(call, unit) for unit in islice(waiting, num_workers - len(running)))
-            if not running:
-                return
-            done, running = ray.wait(running, num_returns=1)
-            yield _get(done[0])
+            for unit in islice(waiting, num_workers - len(tasks.running)):
+                tasks.start(_Attempts(unit, deaths))
+            if not tasks.running:
+                break
+            attempts, reference = tasks.wait()
+            try:
+                result = _get(reference)
+            except ray.exceptions.RayError as error:
+                if attempts.may_go_on(error):
+                    tasks.start(attempts)
+                else:
+                    deadly.append(_check_deadly(attempts, error, len(deadly)))
+            else:
+                yield result
+        for unit in deadly:
+            yield narrow(tasks.run, unit)
     finally:
-        for reference in running:
+        tasks.cancel()
+
+
+@dataclass
+class _Attempts:
+    """What a unit of work has lost, of what it may lose."""
+
+    unit: Any
+    deaths: int
+    n_died: int = 0
+    n_nodes: int = 0
+
+    def may_go_on(self, error: ray.exceptions.RayError) -> bool:
+        """Count what ended a task, and return whether another attempt is left.
+
+        Raises
+        ------
+        ResourceError
+            No attempt would help.
+        """
+        if isinstance(error, _WORKER_DIED):
+            self.n_died += 1
+            return self.n_died < self.deaths
+        self.n_nodes += 1
+        if not isinstance(error, _NODE_DIED) or self.n_nodes > _MAX_NODES:
+            raise ResourceError(f"a unit of work cannot be done: {_one_line(error)}") from error
+        return True
+
+
+class _Tasks:
+    """Tasks that apply one function, each once: Ray's own count of retries does not tell workers from nodes."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._call = ray.put(function)
+        self._task: Any = ray.remote(num_cpus=1, max_retries=0)(_apply)
+        self.running: dict[Any, _Attempts] = {}
+
+    def start(self, attempts: _Attempts) -> None:
+        """Let a worker try a unit."""
+        self.running[self._task.remote(self._call, attempts.unit)] = attempts
+
+    def wait(self) -> tuple[_Attempts, Any]:
+        """Return the next task that has ended: what it was, and what it came to."""
+        (done,), _ = ray.wait([*self.running], num_returns=1)
+        return self.running.pop(done), done
+
+    def run(self, unit: Any, deaths: int) -> Any:
+        """Return what comes of a unit, while no other is worked on.
+
+        Raises
+        ------
+        DiedError
+            So many workers have died of it.
+        """
+        attempts = _Attempts(unit, deaths)
+        while True:
+            self.start(attempts)
+            try:
+                return _get(self.wait()[1])
+            except ray.exceptions.RayError as error:
+                if not attempts.may_go_on(error):
+                    raise DiedError(_one_line(error)) from error
+
+    def cancel(self) -> None:
+        """End all that still run."""
+        for reference in self.running:
             ray.cancel(reference, force=True)
+
+
+def _check_deadly(attempts: _Attempts, error: ray.exceptions.RayError, n_others: int) -> Any:
+    """Return a unit that workers die of, if it can be narrowed down and is one of few."""
+    if not isinstance(attempts.unit, Divisible):
+        raise ResourceError(
+            f"a unit of work lost its worker process {attempts.n_died} times: {_one_line(error)}"
+        ) from error
+    if n_others >= MAX_DEADLY:
+        raise ResourceError(
+            f"more than {MAX_DEADLY} units of work have each lost their worker process {attempts.n_died} times, which "
+            f"no file is the reason of: {_one_line(error)}"
+        ) from error
+    return attempts.unit
 
 
 def _apply(function: Callable[[Work], Result], unit: Work) -> Result:
@@ -192,6 +301,7 @@ def _get(reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         raise cause from error
-    except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())
-        raise ResourceError(f"a unit of work lost its worker process or node again and again: {reason}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.corpus import Clip, hash_prefix
 from pipeline.recording import Facts
-from pipeline.shards import Survey, Unit
+from pipeline.units import Survey, Unit
 
 SHARD_BYTES = 32 << 20
 # Of a long recording in one shard, however small they are.

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.artifact import TABLE_SCHEMA, Shard
+from pipeline.artifact import TABLE_SCHEMA
 from pipeline.corpus import Clip, Rejection
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader
@@ -24,6 +24,7 @@ from pipeline.recording import Facts, Recording
 from pipeline.reuse import Lines, Previous
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
+from pipeline.units import Survey, Surveyed, Unit, UnitResult
 
 BLOCK_CLIPS = 32
 # The columns that are known once all clips are: which shard a row stands in, and what its id says.
@@ -31,65 +32,6 @@ LATE_COLUMNS = ("shard", "label", "group", "split")
 # Those that say of each row what is known of its recording.
 _OF_RECORDING = "sha256 source_rate source_channels source_samples source_start source_stop decoder".split()
 ROW_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in LATE_COLUMNS])
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Work that one worker does at a time: one shard.
-
-    Attributes
-    ----------
-    prefix : str
-        First part of the shard's name.
-    clips : tuple of Clip
-    facts : tuple of Facts, optional
-        Of each clip, when every segment of them is wanted.
-    n_rows : int
-        As planned; when channels are not folded and only starts are wanted, there may be more.
-    segments : range, optional
-        Of the one clip that is too long for one unit.
-    """
-
-    prefix: str
-    clips: tuple[Clip, ...]
-    n_rows: int
-    facts: tuple[Facts, ...] | None = None
-    segments: range | None = None
-
-    @property
-    def n_clips(self) -> int:
-        """How many clips are done when this unit is, so that a long one counts once."""
-        return 0 if self.segments and self.segments.start else len(self.clips)
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """What became of a unit; the shard is None when no clip of it could be used."""
-
-    prefix: str
-    n_clips: int
-    shard: Shard | None
-    rows: pa.Table
-    rejected: tuple[Rejection, ...]
-    n_computed: int
-    is_part: bool
-
-
-@dataclass(frozen=True)
-class Survey:
-    """Clips to be examined before the work is planned."""
-
-    start: int
-    clips: tuple[Clip, ...]
-
-
-@dataclass(frozen=True)
-class Surveyed:
-    """What is known of each clip of a survey."""
-
-    start: int
-    n_clips: int
-    facts: tuple[Facts | Rejection, ...]
 
 
 @dataclass(frozen=True)
@@ -145,7 +87,8 @@ class ShardMaker:
 
     def survey(self, survey: Survey) -> Surveyed:
         """Return digest, rate, channels and length of some clips, or why they cannot be used."""
-        found = tuple(self._examine(clip) for clip in survey.clips)
+        condemned = {each.clip_id: each for each in survey.condemned}
+        found = tuple(condemned.get(clip.clip_id) or self._examine(clip) for clip in survey.clips)
         return Surveyed(survey.start, len(survey.clips), found)
 
     def count_segments(self, facts: Facts) -> int:
@@ -157,7 +100,7 @@ class ShardMaker:
 
     def make(self, unit: Unit) -> UnitResult:
         """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
-        draft = _Draft(self._previous)
+        draft = _Draft(self._previous, rejected=[*unit.condemned])
         starts, stops = self._find(unit)
         if kept := self._keep(unit, starts, stops, draft):
             return kept
@@ -177,7 +120,8 @@ class ShardMaker:
                     draft.reject(clip, found)
                 else:
                     draft.add(clip, found[0], 0, 0.0, [found[1]])
-        shard = self._saver.save_shard(unit.prefix, draft.pieces) if draft.pieces else None
+        is_kept = draft.pieces and not unit.is_trial
+        shard = self._saver.save_shard(unit.prefix, draft.pieces) if is_kept else None
         n_computed = draft.n_computed if unit.n_clips else 0
         return UnitResult(
             unit.prefix,
@@ -192,7 +136,7 @@ class ShardMaker:
     def _keep(self, unit: Unit, starts: Lines, stops: Lines, draft: "_Draft") -> UnitResult | None:
         """Return what is known of a unit of which an earlier run has the whole shard, which stays as it is."""
         n_lines = stops - starts
-        if self._previous is None or draft.reader is None or not n_lines.all():
+        if self._previous is None or draft.reader is None or not len(n_lines) or not n_lines.all():
             return None
         # The lines of each clip are neighbours: count on from the first.
         firsts = np.cumsum(n_lines) - n_lines
@@ -202,7 +146,7 @@ class ShardMaker:
             return None
         clip_ids = np.repeat([clip.clip_id for clip in unit.clips], n_lines).tolist()
         rows = _copied_lines(self._previous, lines, clip_ids)
-        return UnitResult(unit.prefix, unit.n_clips, shard, rows, (), 0, is_part=unit.segments is not None)
+        return UnitResult(unit.prefix, unit.n_clips, shard, rows, unit.condemned, 0, is_part=unit.segments is not None)
 
     def _examine(self, clip: Clip) -> Facts | Rejection:
         try:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import engine, planner
 from pipeline.errors import AudioError, ResourceError
+from tests.pipeline.deadly import FatalLoader
 from tests.sounds import digest, write_corpus
 
 
@@ -112,8 +113,8 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
 
 @pytest.mark.usefixtures("cpus")
 def test_a_unit_that_always_kills_its_worker():
-    with pytest.raises(ResourceError, match="lost its worker process or node again and again"):
-        list(engine.map_units(lambda _: os._exit(1), [0], 1, max_retries=1))
+    with pytest.raises(ResourceError, match=r"^a unit of work lost its worker process 2 times: The worker died"):
+        list(engine.map_units(lambda _: os._exit(1), [0], 1, deaths=2))
 
 
 # --- preprocessing on Ray
@@ -148,3 +149,37 @@ def test_a_worker_that_dies_changes_no_byte(tmp_path, corpus, make_pipeline):
 
     assert (tmp_path / "died").exists()
     assert digest(tmp_path / "killed") == digest(tmp_path / "serial")
+
+
+def rename(corpus, names):
+    """Give some clips of a corpus names that workers die of, and return the ids that they have then."""
+    for name, moment in names.items():
+        path = corpus / f"{name}.wav"
+        path.rename(path.with_stem(f"{path.stem}-dies-at-{moment}"))
+    return [f"{name}-dies-at-{moment}.wav" for name, moment in names.items()]
+
+
+@pytest.mark.usefixtures("cpus")
+@pytest.mark.parametrize(
+    ("segment", "names"),
+    [
+        ("first", {"speaker1/3": "load"}),
+        pytest.param("all", {"speaker0/0": "examine", "speaker1/3": "load"}, marks=pytest.mark.soak),
+    ],
+)
+def test_a_file_that_workers_die_of_is_rejected_and_changes_no_other_byte(
+    tmp_path, corpus, make_pipeline, segment, names
+):
+    options = {"segment": segment, "max_rejected_share": 0.2}
+    clip_ids = rename(corpus, names)
+    report = make_pipeline("killed", FatalLoader(), **options).preprocess(corpus, on_ray(2, deaths=1))
+    for clip_id in clip_ids:
+        (corpus / clip_id).unlink()
+    quiet = make_pipeline("quiet", **options).preprocess(corpus)
+
+    detail = "the process that worked on it died 3 times"
+    assert [(each.clip_id, each.reason, each.detail) for each in report.rejected] == [
+        (clip_id, "worker died", detail) for clip_id in clip_ids
+    ]
+    assert len(quiet.store.shards) == 4
+    assert digest(tmp_path / "killed") == digest(tmp_path / "quiet")

@@ -171,6 +171,7 @@ def test_all_code_that_makes_a_row_is_in_its_digest(pytestconfig):
         "reuse",
         "storage",
         "store",
+        "units",
     } == set(versions.CODE)
 
 
