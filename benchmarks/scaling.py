@@ -1,7 +1,7 @@
 """How far it scales: one worker beside two, and what the driver, the storage and the exchange of gradients cost.
 
     python -m benchmarks.scaling preprocess FOLDER      # clips per second at 1 and 2 workers
-    python -m benchmarks.scaling train                  # samples per second at 1 and 2 workers, after dvc repro
+    python -m benchmarks.scaling train FOLDER           # samples per second at 1 and 2 workers
     python -m benchmarks.scaling driver                 # its memory and time per clip and per unit of work
 
 `preprocess` and `train` pin each worker to one core of its own, take turns, and print medians of the ratios within a
@@ -9,9 +9,9 @@ repeat; Linux only. What is neither worker nor its decoder (driver, raylet, GCS)
 two cores, it takes from the second worker what it takes.
 
 `preprocess` links the sounds of FOLDER (or `FSDD_DIR`) as often as `--clips` wants, and first makes a pass that does
-not count. `train` trains with the recipe of `params.yaml` on the spectrograms that are there, without Ray. Beside one
-and two workers it measures one worker with half of the batch, which is what each of two has to compute: what a step of
-two takes longer is the exchange. `driver` lists, hashes and plans `--clips` clips of which no sound exists, puts the
+not count. `train` trains with the recipe of `params.yaml` on spectrograms of these sounds, without Ray. Beside one and
+two workers it measures one worker with half of the batch, which is what each of two has to compute: what a step of two
+takes longer is the exchange. `driver` lists, hashes and plans `--clips` clips of which no sound exists, puts the
 lines of their results together, and lets Ray's workers do nothing with units of them.
 """
 
@@ -81,18 +81,23 @@ def train(arguments: argparse.Namespace) -> None:
     """Print samples per second at one worker and at two, and what two wait for each other."""
     from benchmarks.training import samples_per_s
     from pipeline.params import PARAMS_FILE, read_params
-    from pipeline.paths import SPECTROGRAMS, TABLE
     from training.params import Params
 
     batch = read_params(Params, PARAMS_FILE).train.global_batch_size
-    common = {"params": PARAMS_FILE, "spectrograms": SPECTROGRAMS, "table": TABLE, "epochs": arguments.epochs}
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = Path(scratch, "corpus")
+        corpus.mkdir()
+        make_corpus(arguments.corpus, corpus, arguments.clips, rewrite=False)
+        ours(corpus, Path(scratch))
+        common = {"params": PARAMS_FILE, "spectrograms": Path(scratch, "spectrograms"), "epochs": arguments.epochs}
+        common |= {"table": Path(scratch, "table.parquet"), "pinned": True}
 
-    def run(num_workers: int, batch_size: int) -> float:
-        given = argparse.Namespace(**common, cpus=num_workers, batch_size=batch_size, pinned=True)
-        return samples_per_s("ours", num_workers, given)
+        def run(num_workers: int, batch_size: int) -> float:
+            given = argparse.Namespace(**common, cpus=num_workers, batch_size=batch_size)
+            return samples_per_s("ours", num_workers, given)
 
-    found = print_ratios("samples/s", {1: partial(run, 1, batch), 2: partial(run, 2, batch)}, arguments.repeats)
-    halves = [run(1, batch // 2) for _ in range(arguments.repeats)]
+        found = print_ratios("samples/s", {1: partial(run, 1, batch), 2: partial(run, 2, batch)}, arguments.repeats)
+        halves = [run(1, batch // 2) for _ in range(arguments.repeats)]
     step_ms = 1e3 * batch / statistics.median(found[2])
     alone_ms = 1e3 * (batch // 2) / statistics.median(halves)
     print(f"a step of two workers takes {step_ms:.1f} ms, and its half of the batch alone {alone_ms:.1f} ms: "
@@ -200,21 +205,19 @@ def _rss() -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    one = commands.add_parser("preprocess")
-    one.add_argument("corpus", type=Path, nargs="?", default=os.environ.get("FSDD_DIR"))
-    one.add_argument("--clips", type=int, default=16000)
-    one.add_argument("--repeats", type=int, default=5)
-    one.set_defaults(run=preprocess)
-    one = commands.add_parser("train")
+    for name, run, n_clips, repeats in (("preprocess", preprocess, 16000, 5), ("train", train, 1280, 3)):
+        one = commands.add_parser(name)
+        one.add_argument("corpus", type=Path, nargs="?", default=os.environ.get("FSDD_DIR"), help="a folder of sounds")
+        one.add_argument("--clips", type=int, default=n_clips, help="how many of them, some again if there are fewer")
+        one.add_argument("--repeats", type=int, default=repeats)
+        one.set_defaults(run=run)
     one.add_argument("--epochs", type=int, default=2, help="timed epochs of each measurement")
-    one.add_argument("--repeats", type=int, default=3)
-    one.set_defaults(run=train)
     one = commands.add_parser("driver")
     one.add_argument("--clips", type=int, default=1_000_000)
     one.add_argument("--files", type=int, default=100_000, help="how many files are really listed")
     one.add_argument("--units", type=int, default=1000, help="how many units are handed out")
     one.set_defaults(run=driver)
     given = parser.parse_args()
-    if given.what == "preprocess" and given.corpus is None:
+    if given.what != "driver" and given.corpus is None:
         parser.error("name a folder of sounds, or set FSDD_DIR to one")
     given.run(given)
