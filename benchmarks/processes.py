@@ -6,10 +6,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 
-def start(arguments: Sequence[str], num_workers: int) -> list[subprocess.Popen[bytes]]:
-    """Start `python -m ARGUMENTS --rank R --workers N` for each rank, with `TF_CONFIG` on loopback when N > 1."""
+def start(arguments: Sequence[str], num_workers: int, is_pinned: bool = False) -> list[subprocess.Popen[bytes]]:
+    """Start `python -m ARGUMENTS --rank R --workers N` for each rank, with `TF_CONFIG` on loopback when N > 1.
+
+    `is_pinned`: each to a core of its own.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if is_pinned else []
     addresses = [f"127.0.0.1:{_free_port()}" for _ in range(num_workers)]
     children = []
     for rank in range(num_workers):
@@ -18,7 +23,15 @@ def start(arguments: Sequence[str], num_workers: int) -> list[subprocess.Popen[b
             task = {"type": "worker", "index": rank}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
         command = [sys.executable, "-m", *arguments, "--rank", str(rank), "--workers", str(num_workers)]
-        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+        children.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                preexec_fn=partial(os.sched_setaffinity, 0, {cores[rank]}) if cores else None,  # noqa: PLW1509
+            )
+        )
     return children
 
 

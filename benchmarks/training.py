@@ -44,6 +44,8 @@ def measure(arguments: argparse.Namespace) -> None:
     params = read_params(Params, arguments.params)
     train = load_spectrograms(arguments.spectrograms, arguments.table, "train")
     settings, rank, workers = params.train, arguments.rank, arguments.workers
+    if arguments.batch_size:
+        settings = settings.model_copy(update={"global_batch_size": arguments.batch_size})
     n_rows = len(train) // settings.global_batch_size * settings.global_batch_size
     if arguments.measure == "keras":
         tf.config.threading.set_intra_op_parallelism_threads(arguments.cpus)
@@ -74,7 +76,9 @@ def samples_per_s(kind: str, workers: int, arguments: argparse.Namespace) -> flo
     command = ["benchmarks.training", "--measure", kind, "--cpus", str(max(1, arguments.cpus // workers))]
     for name in ("params", "spectrograms", "table", "epochs"):
         command += [f"--{name}", str(getattr(arguments, name))]
-    children = start(command, workers)
+    if arguments.batch_size:
+        command += ["--batch-size", str(arguments.batch_size)]
+    children = start(command, workers, arguments.pinned)
     outputs = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
         raise SystemExit(f"a process of {kind!r} failed; run it by hand with --measure {kind}")
@@ -103,6 +107,8 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=2, help="timed epochs of each measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="cores of all processes together")
+    parser.add_argument("--batch-size", type=int, help="over all workers, instead of that of the parameters")
+    parser.add_argument("--pinned", action="store_true", help="each process to a core of its own; Linux only")
     parser.add_argument("--measure", choices=["keras", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)

@@ -56,9 +56,11 @@ class Cluster:
         Whether jobs can be submitted to it.
     host : str
         Its address.
+    environment : dict, optional
+        What work on the head finds in its environment.
     """
 
-    def __init__(self, home, python=sys.executable, cpus=2, has_jobs=True, host="127.0.0.1"):
+    def __init__(self, home, python=sys.executable, cpus=2, has_jobs=True, host="127.0.0.1", environment=None):
         self.home = home
         # Short, since Ray puts sockets there, whose paths may have about 100 letters.
         self.folder = Path(tempfile.mkdtemp(prefix="gm", dir="/tmp"))
@@ -71,7 +73,7 @@ class Cluster:
         # Of several nodes on one machine, Ray's own choice is one address.
         own = () if host == "127.0.0.1" else ("--node-ip-address", host)
         try:
-            self._start([python], "--head", *ports, *options, *own, cpus=cpus)
+            self._start([python], "--head", *ports, *options, *own, cpus=cpus, environment=environment)
         except BaseException:
             self.close()
             raise

@@ -28,21 +28,24 @@ class S3Server:
     ----------
     folder : Path
         Of its files.
+    host : str
+        Its address.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, host="127.0.0.1"):
         folder.mkdir()
+        self._host = host
         self._folder = folder
         named = list(product(("master", "volume", "filer", "s3"), ("", ".grpc")))
         self._ports = dict(zip(named, free_ports(len(named)), strict=True))
-        self.endpoint = f"127.0.0.1:{self._ports['s3', '']}"
+        self.endpoint = f"{host}:{self._ports['s3', '']}"
         self.process = None
 
     @property
     def _command(self):
         return [
-            Path(sys.executable).with_name("weed"), "-logtostderr=true", "server", "-s3", "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1", f"-dir={self._folder}",
+            Path(sys.executable).with_name("weed"), "-logtostderr=true", "server", "-s3", f"-ip={self._host}",
+            f"-ip.bind={self._host}", f"-dir={self._folder}",
             *(f"-{name}.port{kind}={port}" for (name, kind), port in self._ports.items()),
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false", "-s3.iam=false",
             "-master.telemetry=false", "-master.electionTimeout=1s", "-master.volumeSizeLimitMB=64", "-volume.max=0",
@@ -139,10 +142,10 @@ def free_ports(number):
 
 
 @contextlib.contextmanager
-def running():
+def running(host="127.0.0.1"):
     """Run a server for a `with` block."""
     folder = Path(tempfile.mkdtemp(prefix="s3", dir="/tmp"))
-    server = S3Server(folder / "files")
+    server = S3Server(folder / "files", host)
     try:
         server.start()
         server.make_bucket()

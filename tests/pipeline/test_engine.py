@@ -3,9 +3,11 @@ import os
 import signal
 
 import pytest
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RuntimeEnvSetupError, WorkerCrashedError
 
 from pipeline import engine, planner
 from pipeline.errors import AudioError, ResourceError
+from pipeline.units import Survey
 from tests.pipeline.deadly import FatalLoader
 from tests.sounds import digest, write_corpus
 
@@ -115,6 +117,29 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
 def test_a_unit_that_always_kills_its_worker():
     with pytest.raises(ResourceError, match=r"^a unit of work lost its worker process 2 times: The worker died"):
         list(engine.map_units(lambda _: os._exit(1), [0], 1, deaths=2))
+
+
+def test_deaths_of_workers_are_counted_and_those_of_nodes_are_no_units_fault():
+    attempts = engine._Attempts("a unit", deaths=3)
+    node, lost, worker = NodeDiedError("gone"), ObjectLostError("0" * 56, "", ""), WorkerCrashedError()
+    found = [attempts.may_go_on(error) for error in (*[node, lost] * 5, worker, OutOfMemoryError("full"), worker)]
+
+    assert found == [True] * 12 + [False]
+    with pytest.raises(ResourceError, match=r"^a unit of work cannot be done: gone$"):
+        attempts.may_go_on(node)
+
+
+def test_what_no_other_attempt_would_help():
+    with pytest.raises(ResourceError, match=r"^a unit of work cannot be done: .*no such package"):
+        engine._Attempts("a unit", deaths=3).may_go_on(RuntimeEnvSetupError("no such\npackage"))
+
+
+def test_many_deadly_units_are_no_files_fault():
+    attempts = engine._Attempts(Survey(0, ()), deaths=3, n_died=3)
+
+    assert engine._check_deadly(attempts, WorkerCrashedError(), n_others=15) == attempts.unit
+    with pytest.raises(ResourceError, match=r"^more than 16 units of work have each lost their worker process 3 times"):
+        engine._check_deadly(attempts, WorkerCrashedError(), n_others=16)
 
 
 # --- preprocessing on Ray

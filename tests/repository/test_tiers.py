@@ -37,6 +37,7 @@ CORE = [
     "isolation",
     "levels",
     "loader",
+    "narrowing",
     "normaliser",
     "packages",
     "padder",
@@ -55,6 +56,7 @@ CORE = [
     "store",
     "submission",
     "summary",
+    "units",
     "versions",
 ]
 
