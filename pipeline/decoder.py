@@ -99,6 +99,7 @@ def count_frames(file: SoundFile, raw: BinaryIO, progress: Progress) -> tuple[in
     if isinstance(file, ContainerFile):  # which does not know
         return file.measure(progress), file.entries
     _check_whole(file, raw)
+    _check_end(file)
     return file.frames, ()
 
 
@@ -235,6 +236,19 @@ def _check_whole(file: sf.SoundFile, raw: BinaryIO) -> None:
         raise AudioError("truncated", "header promises more than the file holds")
     if kind == "OGG" and not _ends_with_page(raw):
         raise AudioError("truncated", "the last page of Ogg is not whole")
+
+
+def _check_end(file: sf.SoundFile) -> None:
+    """Refuse a file whose last sample is not there: the headers of FLAC and MP3 may promise a billion of them."""
+    if not file.frames or not file.seekable():
+        return
+    try:
+        file.seek(file.frames - 1)
+        is_there = len(file.read(1, dtype="float32")) == 1
+    except sf.LibsndfileError:
+        is_there = False
+    if not is_there:
+        raise AudioError("truncated", f"header states {file.frames} samples, of which the last could not be decoded")
 
 
 def _ends_with_page(raw: BinaryIO) -> bool:

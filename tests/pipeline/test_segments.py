@@ -9,6 +9,7 @@ import soxr
 
 from pipeline import loader as loading
 from pipeline import planner
+from pipeline.corpus import list_clips
 from pipeline.errors import AudioError, ParameterError
 from pipeline.loader import Loader
 from pipeline.padder import Padder
@@ -132,12 +133,39 @@ def test_a_recording_that_changes_while_it_is_read(long_wav):
 def test_segments_hold_what_can_be_decoded(tmp_path, rng):
     path = write(tmp_path / "a.flac", rng.uniform(-0.5, 0.5, 200_000), 22_050)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    content[len(content) // 2 : -20_000] = bytes(len(content) - len(content) // 2 - 20_000)
     path.write_bytes(content)
 
     assert len(read_all(path, range(3))) == 3
     with pytest.raises(AudioError, match=r"^(truncated|not audio): "):
         read_all(path)
+
+
+def promise(path):
+    """Let the header of a FLAC or MP3 file promise some 2 ** 30 samples."""
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".flac":
+        content[21] &= 0xF0
+        content[22:26] = (1 << 30).to_bytes(4, "big")
+    else:
+        start = content.index(b"Xing") + 8
+        content[start : start + 4] = (1 << 20).to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3"])
+def test_nothing_is_planned_for_what_a_header_promises(tmp_path, rng, make_pipeline, suffix):
+    corpus = write_corpus(tmp_path / "corpus", rng, 3)
+    promise(write(corpus / f"liar.{suffix}", rng.uniform(-0.5, 0.5, 20_000)))
+    assert sf.info(corpus / f"liar.{suffix}").frames >= 1 << 29
+    planned = []
+    report = make_pipeline(segment="all", max_rejected_share=0.5).process_corpus(
+        list_clips(corpus), planned=planned.append
+    )
+
+    # Or one such file would want more room than there is, and end the run.
+    assert planned == [3]
+    assert [(each.clip_id, each.reason) for each in report.rejected] == [(f"liar.{suffix}", "truncated")]
 
 
 # --- rows
