@@ -8,11 +8,14 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import CorpusError
 from pipeline.signatures import identify
@@ -71,6 +74,15 @@ class Description:
     split: Split
 
 
+@dataclass(frozen=True, slots=True)
+class Descriptions:
+    """What the ids of a corpus say of its clips, as columns."""
+
+    labels: Sequence[str | None]
+    groups: Sequence[str]
+    splits: Sequence[Split]
+
+
 def list_clips(folder: Path) -> Corpus:
     """List the recordings below a folder.
 
@@ -109,6 +121,12 @@ def hash_prefix(text: str, n_bits: int) -> int:
     """Return the first `n_bits` (at most 64) bits of a text's SHA-256."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> (64 - n_bits)
+
+
+def hash_prefixes(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Return the first 64 bits of each text's SHA-256."""
+    digests = b"".join([hashlib.sha256(text.encode()).digest()[:8] for text in texts])
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 
 class Splitter:
@@ -154,30 +172,44 @@ class Splitter:
         CorpusError
             The test pattern takes no clip, every clip, or only some clips of a group.
         """
-        groups = [_match(self._group, "group", clip_id) or clip_id for clip_id in clip_ids]
+        found = self.describe_all(clip_ids)
+        return [*map(Description, found.labels, found.groups, found.splits)]
+
+    def describe_all(self, clip_ids: list[str]) -> Descriptions:
+        """Return what `describe` does as columns, in less time and memory; errors as of that."""
+        groups = clip_ids
+        if self._group is not None:
+            groups = [_match(self._group, "group", clip_id) or clip_id for clip_id in clip_ids]
+        labels: list[str | None] = [None] * len(clip_ids)
+        if self._label is not None:
+            labels = [_match(self._label, "label", clip_id) for clip_id in clip_ids]
         splits = self._deal(clip_ids, groups)
-        return [
-            Description(_match(self._label, "label", clip_id), group, splits[group])
-            for clip_id, group in zip(clip_ids, groups, strict=True)
-        ]
+        return Descriptions(labels, groups, [splits[group] for group in groups])
 
     def _deal(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
         """Return the split of each group."""
         splits: dict[str, Split] = {}
         if self._test is not None:
             splits = self._match_test(clip_ids, groups)
-        place = {group: hash_prefix(f"{self.seed}/{group}", 53) / 2**53 for group in groups if group not in splits}
-        order = sorted(place, key=lambda group: (place[group], group))
+        order, place = self._order([*dict.fromkeys(group for group in groups if group not in splits)])
         test_share = 0.0 if self._test is not None else self.test_share
-        n_test = sum(place[group] < test_share for group in order)
-        n_held_out = sum(place[group] < test_share + self.validation_share for group in order)
+        n_test = int(np.count_nonzero(place < test_share))
+        n_held_out = int(np.count_nonzero(place < test_share + self.validation_share))
         # Where there are too few groups for three splits, training comes first, then validation, then test.
         n_others = len(order) - 1 - bool(self.validation_share)
         n_test = max(0, min(n_others, max(n_test, bool(test_share))))
         n_held_out = max(0, min(len(order) - 1, max(n_held_out, n_test + bool(self.validation_share))))
-        for rank, group in enumerate(order):
-            splits[group] = "test" if rank < n_test else "validation" if rank < n_held_out else "train"
-        return splits
+        splits |= dict.fromkeys(order[:n_test], "test")
+        splits |= dict.fromkeys(order[n_test:n_held_out], "validation")
+        return splits | dict.fromkeys(order[n_held_out:], "train")
+
+    def _order(self, groups: list[str]) -> tuple[list[str], NDArray[np.float64]]:
+        """Return groups by where they fall between 0 and 1, and where that is."""
+        # By name before, for groups that fall on one place.
+        groups = sorted(groups)
+        place = (hash_prefixes(f"{self.seed}/{group}" for group in groups) >> np.uint64(11)) / 2.0**53
+        order = np.argsort(place, kind="stable")
+        return [groups[index] for index in order.tolist()], place[order]
 
     def _match_test(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
         """Return the groups of a corpus's own test set, and refuse those that only partly belong to it."""
@@ -224,7 +256,7 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
         try:
             if entry.is_dir():
                 yield from _walk(entry.path, f"{name}/", above | {identity})
-            elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
+            elif entry.name[entry.name.rfind(".") :].lower() in AUDIO_SUFFIXES:
                 yield _named_clip(entry, name)
             # A pipe would wait for ever; what a broken link without a suffix was, nobody knows.
             elif entry.is_file() and _holds_sound(entry.path):
@@ -253,4 +285,5 @@ def _holds_sound(path: str) -> bool:
 
 def _clip_id(name: str) -> str:
     """Return a relative path as text that any file format can hold."""
-    return os.fsencode(name.rstrip("/")).decode("utf-8", "backslashreplace")
+    name = name.rstrip("/")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

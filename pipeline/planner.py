@@ -3,9 +3,11 @@
 A shard holds the clips whose ids' hashes share a prefix. A recording that would fill one has shards of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from pipeline.corpus import Clip, hash_prefix
+import numpy as np
+
+from pipeline.corpus import Clip, hash_prefix, hash_prefixes
 from pipeline.recording import Facts
 from pipeline.units import Survey, Unit
 
@@ -23,10 +25,10 @@ def plan_surveys(clips: Sequence[Clip]) -> list[Survey]:
 
 def plan_starts(clips: Sequence[Clip], row_bytes: int) -> list[Unit]:
     """Deal clips out to units by the hash of their ids, about 32 MiB of rows each, a row of each clip."""
-    members: dict[str, list[Clip]] = {}
-    for clip, prefix in zip(clips, _deal(clips, len(clips), row_bytes), strict=True):
-        members.setdefault(prefix, []).append(clip)
-    return [Unit(prefix, tuple(members[prefix]), len(members[prefix])) for prefix in sorted(members)]
+    return [
+        Unit(prefix, tuple(clips[place] for place in places), len(places))
+        for prefix, places in _deal(clips, len(clips), row_bytes)
+    ]
 
 
 def plan_segments(clips: Sequence[tuple[Clip, Facts, int]], row_bytes: int, mono: bool) -> list[Unit]:
@@ -55,18 +57,23 @@ def plan_segments(clips: Sequence[tuple[Clip, Facts, int]], row_bytes: int, mono
             segments = range(start, min(start + step, n_segments))
             prefix = f"{name}.{start // step:06d}"
             units.append(Unit(prefix, (clip,), len(segments) * n_channels, (facts,), segments))
-    prefixes = _deal([clip for clip, _, _ in short], sum(n_rows for _, _, n_rows in short), row_bytes)
-    members: dict[str, list[tuple[Clip, Facts, int]]] = {}
-    for each, prefix in zip(short, prefixes, strict=True):
-        members.setdefault(prefix, []).append(each)
-    for prefix in sorted(members):
-        found, found_facts, n_rows = zip(*members[prefix], strict=True)
+    for prefix, places in _deal([clip for clip, _, _ in short], sum(n_rows for _, _, n_rows in short), row_bytes):
+        found, found_facts, n_rows = zip(*(short[place] for place in places), strict=True)
         units.append(Unit(prefix, found, sum(n_rows), found_facts))
     return units
 
 
-def _deal(clips: Sequence[Clip], n_rows: int, row_bytes: int) -> list[str]:
-    """Return for each clip the first digits of its hash, as many as that many rows need shards."""
+def _deal(clips: Sequence[Clip], n_rows: int, row_bytes: int) -> Iterator[tuple[str, list[int]]]:
+    """Yield the first digits of hashes, as many as that many rows need shards, and the places of the clips they are of.
+
+    Prefixes rise, and places behind each do.
+    """
     n_bits = max(0, (-(-n_rows * row_bytes // SHARD_BYTES) - 1).bit_length())
     width = max(1, -(-n_bits // 4))
-    return [f"{hash_prefix(clip.clip_id, n_bits):0{width}x}" for clip in clips]
+    hashes = hash_prefixes(clip.clip_id for clip in clips)
+    # NumPy does not define a shift by all 64 bits.
+    prefixes = hashes >> np.uint64(64 - n_bits) if n_bits else np.zeros_like(hashes)
+    order = np.argsort(prefixes, kind="stable")
+    found, starts = np.unique(prefixes[order], return_index=True)
+    for prefix, places in zip(found.tolist(), np.split(order, starts[1:]), strict=False):
+        yield f"{prefix:0{width}x}", places.tolist()

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artifact import TABLE_SCHEMA, Format
-from pipeline.corpus import Clip, Corpus, Description, Rejection, Splitter, list_clips
+from pipeline.corpus import Clip, Corpus, Rejection, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
@@ -190,7 +191,7 @@ class PreprocessingPipeline:
         """
         clip_ids = [clip.clip_id for clip in corpus.clips]
         # Refuses a contradiction in the split patterns before any work is done.
-        described = dict(zip(clip_ids, self.splitter.describe(clip_ids), strict=True))
+        described = self._describe(clip_ids)
         versions = numeric_versions(("pyloudnorm", "scipy") if self.leveller.level == "loudness" else ())
         previous = self._read_previous(self.saver.prepare(), versions)
         maker = ShardMaker(
@@ -212,9 +213,7 @@ class PreprocessingPipeline:
         )
         results = _without_rejected_parts(results, {each.clip_id for each in rejected})
         self._judge(len(corpus.clips) + len(corpus.rejected), tuple(rejected))
-        if rejected:
-            described = {}
-        table = self._assemble(results, described)
+        table = self._assemble(results, None if rejected else described)
         shards = [result.shard for result in results if result.shard]
         versions |= decoder_versions(table["decoder"].unique().to_pylist())
         store = self.saver.finish(shards, table, self.shape, self.parameters, versions)
@@ -224,7 +223,8 @@ class PreprocessingPipeline:
         counts["computed"] = sum(result.n_computed for result in results)
         counts["reused"] = counts["clips"] - counts["computed"]
         if previous is not None:
-            counts["removed"] = len(set(previous.lines["clip_id"].to_pylist()).difference(clips["clip_id"].to_pylist()))
+            earlier = pc.unique(previous.lines["clip_id"])
+            counts["removed"] = len(earlier) - pc.sum(pc.is_in(earlier, clips["clip_id"].combine_chunks())).as_py()
         return Report(counts, float(durations_s(clips).sum()) / 3600, tuple(rejected), store)
 
     def _read_previous(self, described: Format | None, versions: dict[str, Any]) -> Previous | None:
@@ -267,24 +267,25 @@ class PreprocessingPipeline:
         if len(rejected) == n_found:
             raise RejectedError(f"none of {n_found} recordings is left; {example}", rejected)
 
-    def _assemble(self, results: list[UnitResult], described: dict[str, Description]) -> pa.Table:
+    def _assemble(self, results: list[UnitResult], described: pa.Table | None) -> pa.Table:
         """Put the rows of all units together, with shard, label, group and split."""
         results = [result for result in results if result.shard]
         table = pa.concat_tables([result.rows for result in results])
-        clip_ids = table["clip_id"].to_pylist()
-        if not described:
-            names = list(dict.fromkeys(clip_ids))
-            described = dict(zip(names, self.splitter.describe(names), strict=True))
-        found = [described[clip_id] for clip_id in clip_ids]
-        late = {
-            "shard": np.repeat(np.arange(len(results), dtype=np.int32), [len(result.rows) for result in results]),
-            "label": [each.label for each in found],
-            "group": [each.group for each in found],
-            "split": [each.split for each in found],
-        }
-        for name, values in late.items():
-            table = table.append_column(TABLE_SCHEMA.field(name), pa.array(values, TABLE_SCHEMA.field(name).type))
+        if described is None:
+            described = self._describe(pc.unique(table["clip_id"]).to_pylist())
+        shard = np.repeat(np.arange(len(results), dtype=np.int32), [len(result.rows) for result in results])
+        late = described.take(pc.index_in(table["clip_id"], described["clip_id"])).set_column(
+            0, TABLE_SCHEMA.field("shard"), pa.array(shard)
+        )
+        for column in late.schema:
+            table = table.append_column(column, late[column.name])
         return table.select(TABLE_SCHEMA.names).combine_chunks()
+
+    def _describe(self, clip_ids: list[str]) -> pa.Table:
+        """Return label, group and split of clips, as columns of the table."""
+        found = self.splitter.describe_all(clip_ids)
+        schema = pa.schema([TABLE_SCHEMA.field(name) for name in ("clip_id", "label", "group", "split")])
+        return pa.table([clip_ids, found.labels, found.groups, found.splits], schema=schema)
 
 
 class RejectedError(CorpusError):

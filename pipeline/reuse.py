@@ -7,18 +7,22 @@ they were, only the first decides, so that a renamed recording is found too. Kno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.artifact import Format, Shard, read_table
+from pipeline.corpus import hash_prefixes
 from pipeline.errors import StoreError
 from pipeline.recording import Facts
 from pipeline.storage import Storage
 
 Lines = NDArray[np.int64]
+
+# A SHA-256 as it stands in the table.
+_DIGEST = "S64"
+_NO_DIGITS = "0" * 16
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,12 @@ class Previous:
     shards : tuple of Shard
     lines : pyarrow.Table
         Of the earlier table.
-    keys : ndarray of bytes, shape (n_lines,)
-        Of each line, rising: the recording's digest, and a hash of its id, since duplicates have lines of their own.
+    digests : ndarray of bytes, shape (n_lines,)
+        Of each line's recording.
+    keys : ndarray of uint64, shape (n_lines,)
+        Of each line, rising: a hash of the recording's content and id, since duplicates have lines of their own.
+    contents, content_lines : ndarray of uint64 and of int64, shape (n_lines,)
+        A hash of the content alone, rising, and the line that each is of.
     shard_of, row_of : ndarray of int32, shape (n_lines,)
         Where the row of each line is.
     """
@@ -43,19 +51,35 @@ class Previous:
     places: tuple[Storage, ...]
     shards: tuple[Shard, ...]
     lines: pa.Table
-    keys: NDArray[np.bytes_]
+    digests: NDArray[np.bytes_]
+    keys: NDArray[np.uint64]
+    contents: NDArray[np.uint64]
+    content_lines: Lines
     shard_of: NDArray[np.int32]
     row_of: NDArray[np.int32]
 
     @classmethod
     def of(cls, places: tuple[Storage, ...], described: Format, table: pa.Table) -> "Previous":
         """Return what a store holds."""
-        keys = _keys(table["sha256"].to_pylist(), table["clip_id"].to_pylist())
+        digests = table["sha256"].to_pylist()
+        contents = _hash_contents(digests)
+        keys = contents ^ hash_prefixes(table["clip_id"].to_pylist())
         # Stable, so that a recording's rows stay in their order.
         order = np.argsort(keys, kind="stable")
         lines = table.take(order).combine_chunks()
+        contents = contents[order]
+        by_content = np.argsort(contents, kind="stable")
         columns = (np.asarray(lines[name], dtype=np.int32) for name in ("shard", "row"))
-        return cls(places, described.shards, lines, keys[order], *columns)
+        return cls(
+            places,
+            described.shards,
+            lines,
+            np.array(digests, dtype=_DIGEST)[order],
+            keys[order],
+            contents[by_content],
+            by_content,
+            *columns,
+        )
 
     def find(self, digests: Sequence[str], clip_ids: Sequence[str]) -> tuple[Lines, Lines]:
         """Return where the lines of each recording start and stop, in the order of their rows; new ones have none.
@@ -63,21 +87,32 @@ class Previous:
         Of several recordings with that content, the one of the same id is found, so that what has not changed is
         found where it was.
         """
-        keys = _keys(digests, clip_ids)
-        starts = np.searchsorted(self.keys, keys, side="left")
-        for place in np.flatnonzero(starts == np.searchsorted(self.keys, keys, side="right")).tolist():
-            digest = digests[place].encode()
-            start = int(np.searchsorted(self.keys, np.bytes_(digest)))
-            if digest and start < len(self.keys) and self.keys[start].startswith(digest):
-                keys[place], starts[place] = self.keys[start], start
+        wanted, contents = np.array(digests, dtype=_DIGEST), _hash_contents(digests)
+        keys = contents ^ hash_prefixes(clip_ids)
+        starts = self._first(keys, wanted)
+        (others,) = np.nonzero(starts < 0)
+        if len(others):
+            places = np.searchsorted(self.contents, contents[others]).clip(max=len(self.keys) - 1)
+            keys[others] = self.keys[self.content_lines[places]]
+            starts[others] = self._first(keys[others], wanted[others])
         stops = np.searchsorted(self.keys, keys, side="right")
+        is_new = starts < 0
+        starts[is_new] = stops[is_new] = 0
         return starts, stops
 
-    def facts(self, line: int, stamp: tuple[int, int, int]) -> Facts:
-        """Return what is known of the recording that a line came from, and that has this stamp now."""
-        (first,) = self.lines.slice(int(line), 1).to_pylist()
+    def _first(self, keys: NDArray[np.uint64], wanted: NDArray[np.bytes_]) -> Lines:
+        """Return the first line of each key, where that is of the wanted content, or -1."""
+        starts = np.searchsorted(self.keys, keys)
+        starts[starts == len(self.keys)] = -1
+        # Hashes may agree where contents do not.
+        is_found = (starts >= 0) & (self.keys[starts] == keys) & (self.digests[starts] == wanted)
+        return np.where(is_found, starts, -1)
+
+    def facts(self, lines: Lines, stamps: Sequence[tuple[int, int, int]]) -> list[Facts]:
+        """Return what is known of the recordings that some lines came from, and that have these stamps now."""
         names = "sha256 source_rate source_channels source_samples source_start source_stop decoder".split()
-        return Facts(**{name: first[name] for name in names}, stamp=stamp)
+        found = self.lines.select(names).take(lines).to_pylist()
+        return [Facts(**each, stamp=stamp) for each, stamp in zip(found, stamps, strict=True)]
 
     def reader(self) -> "RowReader":
         """Return what reads rows, for one worker and one unit of work."""
@@ -139,11 +174,10 @@ def read_previous(places: tuple[Storage, ...], described: Format | None, table_p
         return None
 
 
-def _keys(digests: Sequence[str], clip_ids: Sequence[str]) -> NDArray[np.bytes_]:
-    """Return what lines are sorted by."""
-    # A fast hash will do: where two ids share one, they have the same content, and therefore the same rows.
-    keys = [f"{digest}{crc32(clip_id.encode()):08x}" for digest, clip_id in zip(digests, clip_ids, strict=True)]
-    return np.array(keys, dtype="S72")
+def _hash_contents(digests: Sequence[str]) -> NDArray[np.uint64]:
+    """Return the first 64 bits of digests; of one that is not known, zeros."""
+    digits = "".join([digest[:16] or _NO_DIGITS for digest in digests])
+    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64)
 
 
 def _open_intact(place: Storage, shard: Shard) -> NDArray[np.float32] | None:

@@ -88,7 +88,10 @@ class ShardMaker:
     def survey(self, survey: Survey) -> Surveyed:
         """Return digest, rate, channels and length of some clips, or why they cannot be used."""
         condemned = {each.clip_id: each for each in survey.condemned}
-        found = tuple(condemned.get(clip.clip_id) or self._examine(clip) for clip in survey.clips)
+        known = self._recall([clip for clip in survey.clips if clip.clip_id not in condemned])
+        found = tuple(
+            condemned.get(clip.clip_id) or known.get(clip.clip_id) or self._examine(clip) for clip in survey.clips
+        )
         return Surveyed(survey.start, len(survey.clips), found)
 
     def count_segments(self, facts: Facts) -> int:
@@ -148,13 +151,19 @@ class ShardMaker:
         rows = _copied_lines(self._previous, lines, clip_ids)
         return UnitResult(unit.prefix, unit.n_clips, shard, rows, unit.condemned, 0, is_part=unit.segments is not None)
 
+    def _recall(self, clips: Sequence[Clip]) -> dict[str, Facts]:
+        """Return what an earlier run has found out about some clips, by their ids."""
+        if self._previous is None:
+            return {}
+        read = [self._try_digest(clip) for clip in clips]
+        starts, stops = self._previous.find([sha256 for sha256, _ in read], [clip.clip_id for clip in clips])
+        places = np.flatnonzero(starts < stops).tolist()
+        stamps = [read[place][1] for place in places]
+        names = [clips[place].clip_id for place in places]
+        return dict(zip(names, self._previous.facts(starts[places], stamps), strict=True))
+
     def _examine(self, clip: Clip) -> Facts | Rejection:
         try:
-            if self._previous is not None:
-                sha256, stamp = self._loader.digest(clip.path)
-                (start,), (stop,) = self._previous.find([sha256], [clip.clip_id])
-                if start < stop:
-                    return self._previous.facts(start, stamp)
             return self._loader.examine(clip.path)
         except AudioError as error:
             return Rejection(clip.clip_id, error.reason, error.detail)
@@ -168,7 +177,8 @@ class ShardMaker:
         if self._previous is None:
             nothing = np.zeros(len(unit.clips), dtype=np.int64)
             return nothing, nothing
-        digests = [facts.sha256 for facts in unit.facts] if unit.facts else [*map(self._try_digest, unit.clips)]
+        facts = unit.facts
+        digests = [each.sha256 for each in facts] if facts else [self._try_digest(clip)[0] for clip in unit.clips]
         starts, stops = self._previous.find(digests, [clip.clip_id for clip in unit.clips])
         if unit.facts and unit.segments is not None:
             n_channels = 1 if self._loader.mono else unit.facts[0].source_channels
@@ -177,12 +187,12 @@ class ShardMaker:
             return starts + wanted.start * n_channels, starts + wanted.stop * n_channels
         return starts, stops
 
-    def _try_digest(self, clip: Clip) -> str:
-        """Return a clip's digest, or nothing where it cannot be read, which loading it will say."""
+    def _try_digest(self, clip: Clip) -> tuple[str, tuple[int, int, int]]:
+        """Return a clip's digest and stamp, or an empty one where it cannot be read, which loading it will say."""
         try:
-            return self._loader.digest(clip.path)[0]
+            return self._loader.digest(clip.path)
         except AudioError:
-            return ""
+            return "", (0, 0, 0)
 
     def _compute_short(self, clips: Sequence[Clip]) -> Iterator[tuple[Recording, _Rows] | AudioError]:
         """Yield each clip's first segment, and what was wrong with it where it has none."""

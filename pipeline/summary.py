@@ -56,7 +56,8 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
         levelled=levelled,
         duplicates=len(clips) - pc.count_distinct(clips["sha256"]).as_py(),
     )
-    return counts + Counter(clips["split"].to_pylist())
+    splits = pc.value_counts(clips["split"])
+    return counts + Counter(dict(zip(*(splits.field(place).to_pylist() for place in (0, 1)), strict=True)))
 
 
 def _count_pair(rate: int, n_samples: int, loader: Loader, n_overlap: int | None) -> tuple[bool, bool]:
