@@ -36,6 +36,7 @@ from training.paths import CURVES, MODEL, TRAIN_METRICS, checkpoint_location, sh
 from training.pictures import reconstruction_grid
 from training.progress import Epoch, write_curves
 from training.sound import SoundAutoencoder
+from training.tracking_delivery import Delivery
 
 PICTURES = 5
 # Beside the checkpoints, while a training runs: Ray's notes on it, and what describes the spectrograms.
@@ -253,22 +254,30 @@ def main(arguments: argparse.Namespace) -> None:
         + (f", resumed after epoch {progress.epoch}" if progress.epoch else ""),
         flush=True,
     )
-    with tracking.connect() as client, tracking.training_run(client, key, params, bool(progress.epoch)) as run:
-        tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, train.store)
+    begin = partial(tracking_origin.log_data, corpus=params.corpus.dir, store=train.store)
+    with Delivery(key, params, bool(progress.epoch), begin) as delivery:
         description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
-        picture = partial(tracking.log_picture, client, run.info.run_id, "validation")
+        picture = partial(delivery.send_picture, "validation")
         draw = partial(draw_progress, checkpoints, description, validation, params.evaluate.examples, picture)
-        with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs, draw):
+        with Watcher(checkpoints, delivery.send, params.train.epochs, draw):
             if not progress.is_finished(params.train.epochs, params.train.patience):
                 fit(params, store, checkpoints, arguments.verbose)
         export(checkpoints, description, train, params.train.seed)
-        tracking.log_model(client, run.info.run_id, MODEL)
+        undelivered = delivery.finish(checkpoints.progress(), MODEL)
     # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
     # would cost the whole training.
     for suffix in (RAY_NOTES, INDEX):
         checkpoints.beside(suffix).clear()
     best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
-    print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
+    print(
+        f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; "
+        + (f"MLflow run {delivery.run_id}" if delivery.run_id else "no MLflow run yet")
+    )
+    if undelivered:
+        print(
+            f"train: {undelivered}; all of it is kept, and `dvc repro` delivers it when the server is back, or to "
+            "another one that MLFLOW_TRACKING_URI names"
+        )
 
 
 if __name__ == "__main__":
