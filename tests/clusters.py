@@ -50,19 +50,28 @@ class Cluster:
         Of the person who starts it, with a token.
     python : path-like, optional
         Of the head's environment.
+    cpus : int
+        Of the head.
+    has_jobs : bool
+        Whether jobs can be submitted to it.
+    host : str
+        Its address.
     """
 
-    def __init__(self, home, python=sys.executable):
+    def __init__(self, home, python=sys.executable, cpus=2, has_jobs=True, host="127.0.0.1"):
         self.home = home
         # Short, since Ray puts sockets there, whose paths may have about 100 letters.
         self.folder = Path(tempfile.mkdtemp(prefix="gm", dir="/tmp"))
         self._nodes = []
         self.port, dashboard, client = free_ports(3)
         self.jobs = f"http://127.0.0.1:{dashboard}"
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         ports = ("--port", self.port, "--dashboard-port", dashboard, "--ray-client-server-port", client)
+        options = ("--include-dashboard", has_jobs, "--dashboard-host", "127.0.0.1", "--temp-dir", self.folder / "ray")
+        # Of several nodes on one machine, Ray's own choice is one address.
+        own = () if host == "127.0.0.1" else ("--node-ip-address", host)
         try:
-            self._start(python, "--head", *ports, "--dashboard-host", "127.0.0.1", "--temp-dir", self.folder / "ray")
+            self._start([python], "--head", *ports, *options, *own, cpus=cpus)
         except BaseException:
             self.close()
             raise
@@ -70,14 +79,47 @@ class Cluster:
     @contextlib.contextmanager
     def node(self, python=sys.executable):
         """Add a node for the length of a `with` block."""
-        self._start(python, "--address", self.address, cpus=1)
+        self._start([python], "--address", self.address, cpus=1)
         yield
         self._end(self._nodes.pop())
 
-    def _start(self, python, *arguments, cpus=2):
+    @contextlib.contextmanager
+    def node_elsewhere(self, python, environment, host):
+        """Add a node with an address of its own for the length of a `with` block; yields the id of its process.
+
+        Parameters
+        ----------
+        python : list of str
+            The command that runs Python there.
+        environment : dict
+            What that command needs.
+        host : str
+        """
+        self._start(python, "--address", self.address, "--node-ip-address", host, cpus=1, environment=environment)
+        yield self._nodes[-1].pid
+        self._end(self._nodes.pop())
+
+    @contextlib.contextmanager
+    def mortal_node(self):
+        """Add a node that may die before the `with` block ends; yields its raylet."""
+        self._start([sys.executable], "--address", self.address, cpus=1)
+        process = self._nodes[-1]
+        family = psutil.Process(process.pid).children(recursive=True)
+        (raylet,) = (each for each in family if each.name() == "raylet")
+        yield raylet
+        self._nodes.remove(process)
+        if process.poll() is None:
+            self._end(process)
+        _end_all(family)
+
+    def workers(self):
+        """Return the processes of all nodes that work on something now."""
+        return [worker for node in self._nodes for worker in workers_of(node.pid)]
+
+    def _start(self, python, *arguments, cpus, environment=None):
         """Start a node; again when the machine was too busy for the 30 s that Ray gives it."""
         for _ in range(_TRIES):
-            process, log = self._try_to_start(python, *arguments, cpus=cpus)
+            process, log = self._try_to_start(python, arguments, cpus, environment or {})
             end = time.monotonic() + _STARTS_WITHIN_S
             while process.poll() is None and b"Ray runtime started" not in log.read_bytes():
                 assert time.monotonic() < end, f"{arguments} has not started:\n{log.read_text()}"
@@ -88,7 +130,7 @@ class Cluster:
             assert "timed out during startup" in log.read_text(), f"{arguments} ended early:\n{log.read_text()}"
         raise AssertionError(f"{arguments} has not started within 30 s in {_TRIES} tries")
 
-    def _try_to_start(self, python, *arguments, cpus):
+    def _try_to_start(self, python, arguments, cpus, environment):
         """Start a node's process in a folder that is no project's, and return it with its log."""
         ports = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
         options = {
@@ -103,12 +145,12 @@ class Cluster:
         log = self.folder / f"{secrets.token_hex(4)}.log"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_LEADS_ELSEWHERE)}
         # `python` is what a job says.
-        path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{Path(python[0]).parent}{os.pathsep}{os.environ['PATH']}"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [python, "-m", "ray.scripts.scripts", "start", *given, "--block", "--disable-usage-stats"],
+                [*python, "-m", "ray.scripts.scripts", "start", *given, "--block", "--disable-usage-stats"],
                 cwd=self.folder,
-                env={**kept, "HOME": str(self.home), "PATH": path, "RAY_AUTH_MODE": "token"},
+                env={**kept, "HOME": str(self.home), "PATH": path, "RAY_AUTH_MODE": "token", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -142,11 +184,29 @@ class Cluster:
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(60)
-        left = psutil.wait_procs(children, timeout=60)[1]
-        for each in left:
-            with contextlib.suppress(psutil.Error):
-                each.kill()
-        assert not left, f"still running after their node: {left}"
+        _end_all(children)
+
+
+def workers_of(pid):
+    """Return the processes below one that work on something now."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [each for each in psutil.Process(pid).children(recursive=True) if _is_at_work(each)]
+    return []
+
+
+def _is_at_work(process):
+    with contextlib.suppress(psutil.Error):
+        return process.name().startswith("ray::_apply")
+    return False
+
+
+def _end_all(processes):
+    """See that processes have ended."""
+    left = psutil.wait_procs(processes, timeout=60)[1]
+    for each in left:
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    assert not left, f"still running after their node: {left}"
 
 
 def link(target, source, version):
