@@ -144,7 +144,7 @@ class Delivery:
         if self._n_sent < len(self._history):
             found.append(f"epochs {self._n_sent + 1} to {len(self._history)}")
         if number := self._outbox.n_pictures():
-            found.append(f"{number} pictures")
+            found.append(f"{number} picture{'s' * (number > 1)}")
         return found
 
     def _send(self) -> None:

@@ -100,7 +100,7 @@ def test_a_server_that_is_away_from_start_to_end_and_comes_back_later(server, pr
     assert delivery.run_id is None
     assert left.startswith(f"MLflow at {server.uri}: ")
     assert "Connection refused" in left
-    assert left.endswith("; not delivered: epochs 1 to 4, 1 pictures, the model, the run's end")
+    assert left.endswith("; not delivered: epochs 1 to 4, 1 picture, the model, the run's end")
     (line,) = told(capsys)
     assert line.endswith("; the training goes on")
     with pytest.raises(ResourceError, match=r"Connection refused.*; run this again when it is back, or set MLFLOW_"):

@@ -117,7 +117,7 @@ def test_a_tracking_server_that_is_away_does_not_end_a_training(finished_project
     assert "Connection refused" in away
     assert away.endswith("; the training goes on")
     assert best == "train: best val_mse 0.000000 in epoch 3; no MLflow run yet"
-    assert "; not delivered: epochs 1 to 4, 1 pictures, the model, the run's end; all of it is kept, and " in left
+    assert "; not delivered: epochs 1 to 4, the model, the run's end; all of it is kept, and " in left
     assert (project / MODEL).exists()
     (unsent,) = (project / CHECKPOINTS).glob("*.unsent")
 
