@@ -81,7 +81,7 @@ def train(
     from training.checkpoint import Checkpoints
 
     command = ["benchmarks.quality", "--params", str(params_path), "--work", str(folder)]
-    children = start(command, params.resources.train_workers)
+    children = start(command, params.worker_counts[-1])
     checkpoints = Checkpoints(folder / "checkpoints")
     found: dict[float, tuple[int, Autoencoder] | None] = dict.fromkeys(minutes)
     elapsed_s, running = 0.0, True

@@ -32,6 +32,7 @@ Count = Annotated[int, Field(ge=1)]
 # Rounding to float16 may change a value by that share of the range.
 _COARSEST = 2.0**-11
 Positive = Annotated[float, Field(gt=0.0)]
+CountOrRange = Count | Annotated[tuple[Count, Count], Strict(False)]
 
 
 class Section(BaseModel):
@@ -133,12 +134,24 @@ class ResourcesSection(Section):
     """Where the work runs. It never says what comes out, so no stage depends on it."""
 
     preprocess_workers: Literal["all"] | Count
-    train_workers: Count
+    train_workers: CountOrRange
     cpus_per_worker: Count
     use_gpu: bool
     max_failures: Annotated[int, Field(ge=0)]
     storage: str | None
     cluster_folder: str | None
+
+    @property
+    def least_and_most_train_workers(self) -> tuple[int, int]:
+        """How many training processes there may be."""
+        return (self.train_workers, self.train_workers) if isinstance(self.train_workers, int) else self.train_workers
+
+    @field_validator("train_workers")
+    @classmethod
+    def _check_train_workers(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if not isinstance(workers, int) and workers[0] > workers[1]:
+            raise ValueError(f"{list(workers)} must be the least and the most, in this order")
+        return workers
 
     @field_validator("storage")
     @classmethod

@@ -1,15 +1,14 @@
 """Checkpoints of one training, under its key: whole or absent, and enough to go on as if nothing had happened.
 
 A training's folder, or its prefix in a bucket, holds `epoch-00012/` (weights, optimizer, progress) and `best-00009/`
-(weights), each whole or absent; the newest `epoch-*` names the `best-*` that belongs to it.
+(weights), each whole or absent; the newest `epoch-*` names the `best-*` that belongs to it. What was saved within the
+epoch that follows the twelfth is called `epoch-00012-step-00000345/`.
 """
 
 import contextlib
-import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,8 @@ from pipeline.errors import ModelError
 from pipeline.storage import Storage
 from training.autoencoder import Autoencoder
 from training.folders import open_folders
-from training.progress import Epoch, Progress
+from training.progress import Progress
 
-FORMAT_VERSION = 1
 _PROGRESS_FILE = "progress.json"
 
 
@@ -51,16 +49,22 @@ class Checkpoints:
         return self._folders.storage.beside(suffix)
 
     def save(self, autoencoder: Autoencoder, progress: Progress) -> None:
-        """Write the state after the last epoch, and remove what it supersedes."""
+        """Write the state after the last epoch, or within the one that has begun, and remove what it supersedes."""
         current = f"epoch-{progress.epoch:05d}"
-        best = f"best-{progress.best.epoch:05d}"
-        if progress.best.epoch == progress.epoch:
-            self._folders.publish(best, autoencoder.save)
+        if progress.begun:
+            # Behind the epoch's own in the order of names.
+            current += f"-step-{progress.begun.steps:08d}"
+        kept = {current}
+        if progress.history:
+            best = f"best-{progress.best.epoch:05d}"
+            kept.add(best)
+            if progress.best.epoch == progress.epoch and not progress.begun:
+                self._folders.publish(best, autoencoder.save)
         self._folders.publish(current, lambda path: _write_state(path, autoencoder, progress))
-        self._folders.keep({current, best})
+        self._folders.keep(kept)
 
     def progress(self) -> Progress:
-        """Return how far the training is; no history when it has not finished an epoch."""
+        """Return how far the training is."""
         latest = self._latest()
         while latest is not None:
             try:
@@ -126,10 +130,9 @@ class Checkpoints:
         """Return what `_write_state` wrote of the epochs."""
         path = f"{self.location}/{name}/{_PROGRESS_FILE}"
         try:
-            content = json.loads(self._folders.read(name, _PROGRESS_FILE))
-            if content["format_version"] != FORMAT_VERSION:
-                raise ModelError(f"{path}: format_version is {content['format_version']!r}, expected {FORMAT_VERSION}")
-            return Progress(tuple(Epoch(**epoch) for epoch in content["history"]))
+            return Progress.from_json(self._folders.read(name, _PROGRESS_FILE))
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: cannot be read: {error}; remove {self.location} to start afresh") from error
 
@@ -141,8 +144,7 @@ def _write_state(folder: Path, autoencoder: Autoencoder, progress: Progress) -> 
     variables: dict[str, np.ndarray] = {}
     autoencoder.optimizer.save_own_variables(variables)
     np.savez(folder / "optimizer.npz", allow_pickle=False, **variables)
-    content = {"format_version": FORMAT_VERSION, "history": [asdict(epoch) for epoch in progress.history]}
-    (folder / _PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / _PROGRESS_FILE).write_text(progress.to_json(), encoding="utf-8")
 
 
 def _load_optimizer(path: Path, autoencoder: Autoencoder, location: str) -> None:

@@ -91,9 +91,9 @@ class Spectrograms:
         return resize(self.store.rows(self.places[which])[..., None], self.target_shape)
 
     def training_slices(
-        self, epoch: int, seed: int, global_batch_size: int, rank: int = 0, num_workers: int = 1
+        self, epoch: int, seed: int, global_batch_size: int, rank: int = 0, num_workers: int = 1, first: int = 0
     ) -> Iterator[NDArray[np.float32]]:
-        """Return an iterator over a worker's slice of each global batch of an epoch.
+        """Return an iterator over a worker's slice of each global batch of an epoch, from the `first` one.
 
         An epoch is `len(self) // global_batch_size` full batches of a permutation that follows from (seed, epoch);
         the rows left over stand elsewhere in the next epoch's order.
@@ -111,7 +111,7 @@ class Spectrograms:
                 f"train.global_batch_size={global_batch_size} is more than the {len(self)} spectrograms to train on"
             )
         order = epoch_order(len(self), seed, epoch)[: n_batches * global_batch_size]
-        mine = order.reshape(n_batches, num_workers, -1)[:, rank]
+        mine = order.reshape(n_batches, num_workers, -1)[first:, rank]
         return prefetch(self.rows(which) for which in mine)
 
     def evaluation_slices(

@@ -5,15 +5,18 @@ Runs in a process of its own, started by Ray Train (`train_worker`) or by anythi
 """
 
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import ray.train
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from pipeline.store import Store
 from training.autoencoder import Autoencoder
@@ -21,8 +24,36 @@ from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms
 from training.initialisation import start_as_pca
 from training.params import AutoencoderSection, TrainSection
-from training.progress import Epoch, Progress
+from training.progress import Begun, Epoch, Progress
 from training.step import Errors, SynchronousStep
+
+LOOK_EVERY_S = 2.0
+# Between checkpoints, in epochs that take longer.
+SAVE_EVERY_S = 300.0
+# What a worker returns that was asked to stop.
+STOPPED = "stopped"
+
+
+class Orders(NamedTuple):
+    """What all workers do next, the same on each of them.
+
+    Attributes
+    ----------
+    steps : int
+        How many steps to take before the next orders.
+    save : bool
+        Whether to leave a checkpoint now.
+    stop : bool
+        Whether to leave a checkpoint now, and end.
+    """
+
+    steps: int
+    save: bool = False
+    stop: bool = False
+
+
+# Given the seconds that a step takes, and those since the last checkpoint.
+Look = Callable[[float, float], Orders]
 
 
 @dataclass(frozen=True)
@@ -55,13 +86,28 @@ class Job:
         return Store.fetch(self.index, self.storage)
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Run one of Ray Train's workers; `config["job"]` is the `Job`."""
+def train_worker(config: dict[str, Any]) -> str | None:
+    """Run one of Ray Train's workers; `config["job"]` is the `Job`. Return `STOPPED` when its node is to be drained."""
     context = ray.train.get_context()
-    run_worker(config["job"], context.get_world_rank(), context.get_world_size())
+    return run_worker(config["job"], context.get_world_rank(), context.get_world_size(), look=look_for_drains)
 
 
-def run_worker(job: Job, rank: int, num_workers: int, report: Callable[[Epoch], None] | None = None) -> None:
+def look_for_drains(step_s: float, unsaved_s: float) -> Orders:
+    """Ask Ray whether the node of a worker is being drained; the first worker decides the rest for all."""
+    import ray.train.collective  # noqa: PLC0415 - refused outside of Ray Train
+
+    is_drained = ray.train.get_preemption_info() is not None
+    orders = Orders(max(1, round(LOOK_EVERY_S / step_s)), unsaved_s > SAVE_EVERY_S, is_drained)
+    return Orders(*ray.train.collective.broadcast_from_rank_zero(tuple(orders)))
+
+
+def run_worker(
+    job: Job,
+    rank: int,
+    num_workers: int,
+    report: Callable[[Epoch], None] | None = None,
+    look: Look | None = None,
+) -> str | None:
     """Train until the job is finished, or its error is no longer finite, together with the other workers.
 
     Parameters
@@ -71,6 +117,13 @@ def run_worker(job: Job, rank: int, num_workers: int, report: Callable[[Epoch], 
         Which of how many this is. With several, `TF_CONFIG` must say where they are.
     report : callable, optional
         Told of each epoch that has ended, after its checkpoint is whole.
+    look : callable, optional
+        Asked for orders between steps, by all workers after the same ones.
+
+    Returns
+    -------
+    str, optional
+        `STOPPED` when orders said so.
     """
     settings = job.train
     strategy = join(settings.seed, job.cpus_per_worker, num_workers)
@@ -86,23 +139,110 @@ def run_worker(job: Job, rank: int, num_workers: int, report: Callable[[Epoch], 
         )
         checkpoints = Checkpoints(job.checkpoints)
         progress = checkpoints.resume(autoencoder)
-        if not progress.epoch:
+        if progress == Progress():
             if rank == 0:
                 initialise(autoencoder, train, settings)
             step.share_weights(is_source=rank == 0)
+
+    def save(state: Progress) -> None:
+        if rank == 0:
+            checkpoints.save(autoencoder, state)
+
+    interruptible = Interruptible(step, train, settings, (rank, num_workers), look, save)
     while not progress.is_finished(settings.epochs, settings.patience):
-        started = time.monotonic()
-        slices = train.training_slices(progress.epoch, settings.seed, settings.global_batch_size, rank, num_workers)
-        trained = step.train_epoch(slices)
-        samples_per_s = steps_per_epoch * settings.global_batch_size / (time.monotonic() - started)
+        ended = interruptible.train_epoch(progress)
+        if ended is None:
+            return STOPPED
+        trained, seconds = ended
         validated = step.evaluate(validation.evaluation_slices(rank=rank, num_workers=num_workers))
         if not math.isfinite(step.loss(trained) + step.loss(validated)):
-            return  # the driver sees that the last epoch left no checkpoint; another try would end the same way
+            return None  # the driver sees that the last epoch left no checkpoint; another try would end the same way
+        samples_per_s = steps_per_epoch * settings.global_batch_size / seconds
         progress = Progress((*progress.history, _epoch(progress, step, trained, validated, samples_per_s)))
-        if rank == 0:
-            checkpoints.save(autoencoder, progress)
+        interruptible.save(progress)
         if report:
             report(progress.history[-1])
+    return None
+
+
+class Interruptible:
+    """Trains epochs that may be left, and gone on with, after any step, as if nothing had happened.
+
+    Parameters
+    ----------
+    step : SynchronousStep
+    train : Spectrograms
+    settings : TrainSection
+    place : (int, int)
+        Rank, and number of workers.
+    look : callable, optional
+        Asked for orders.
+    save : callable
+        Writes a checkpoint of weights and optimizer as they are, and of the progress that it is given.
+    """
+
+    def __init__(
+        self,
+        step: SynchronousStep,
+        train: Spectrograms,
+        settings: TrainSection,
+        place: tuple[int, int],
+        look: Look | None,
+        save: Callable[[Progress], None],
+    ) -> None:
+        self._step = step
+        self._train = train
+        self._settings = settings
+        self._rank, self._num_workers = place
+        self._look = look
+        self._save = save
+        self._saved = time.monotonic()
+        self._until_look = 1 if look else sys.maxsize
+
+    def save(self, progress: Progress) -> None:
+        """Leave a checkpoint."""
+        self._save(progress)
+        self._saved = time.monotonic()
+
+    def train_epoch(self, progress: Progress) -> tuple[Errors, float] | None:
+        """Go on with an epoch to its end, and return its errors and seconds; None when orders were to stop."""
+        n_steps = len(self._train) // self._settings.global_batch_size
+        begun = progress.begun or Begun(0, (), 0.0)
+        done, seconds, sums = begun.steps, begun.seconds, self._own_sums(begun)
+        slices = self._slices(progress.epoch, done)
+        while done < n_steps:
+            part = min(self._until_look, n_steps - done)
+            started = time.monotonic()
+            errors = self._step.train(islice(slices, part))
+            part_s = time.monotonic() - started
+            # One after the other, so that it does not matter after which step an epoch was left.
+            sums = np.cumsum([sums if len(sums) else np.zeros(errors.shape[1]), *errors], axis=0)[-1]
+            done, seconds, self._until_look = done + part, seconds + part_s, self._until_look - part
+            if self._look and not self._until_look:
+                orders = self._look(part_s / part, time.monotonic() - self._saved)
+                self._until_look = orders.steps
+                if orders.save or orders.stop:
+                    everyones = self._step.gather(sums, self._rank).tolist()
+                    self.save(Progress(progress.history, Begun(done, tuple(map(tuple, everyones)), seconds)))
+                if orders.stop:
+                    return None
+        return self._step.mean(sums, n_steps), seconds
+
+    def _own_sums(self, begun: Begun) -> NDArray[np.float64]:
+        """Return the sums that this worker goes on with: its own or, where there were others, all of theirs as one's.
+
+        What they sum up are means over a worker's slice.
+        """
+        sums = np.array(begun.sums)
+        if len(sums) in {0, self._num_workers}:
+            return sums[self._rank] if len(sums) else sums
+        return np.asarray(sums.sum(axis=0) * (self._num_workers / len(sums) if self._rank == 0 else 0.0))
+
+    def _slices(self, epoch: int, first: int) -> Iterator[NDArray[np.float32]]:
+        settings = self._settings
+        return self._train.training_slices(
+            epoch, settings.seed, settings.global_batch_size, self._rank, self._num_workers, first
+        )
 
 
 def initialise(autoencoder: Autoencoder, train: Spectrograms, settings: TrainSection) -> None:

@@ -80,12 +80,19 @@ class Params(PipelineParams):
     evaluate: EvaluateSection
     generate: GenerateSection
 
+    @property
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers that training may have, rising: each of them has an equal slice of every batch."""
+        least, most = self.resources.least_and_most_train_workers
+        return [number for number in range(least, most + 1) if self.train.global_batch_size % number == 0]
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         workers, batch = self.resources.train_workers, self.train.global_batch_size
-        if batch % workers:
+        if not self.worker_counts:
+            how = "must divide" if isinstance(workers, int) else "must hold a number that divides"
             raise ValueError(
-                f"resources.train_workers={workers} must divide train.global_batch_size={batch}, so that every worker "
-                "has an equal slice of each batch"
+                f"resources.train_workers={workers if isinstance(workers, int) else list(workers)} {how} "
+                f"train.global_batch_size={batch}, so that every worker has an equal slice of each batch"
             )
         return self

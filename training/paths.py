@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.paths import REPORTS, SPECTROGRAMS, TABLE
-from pipeline.storage import open_storage
+from pipeline.storage import Storage, open_storage
 
 MODEL = Path("models/autoencoder")
 CHECKPOINTS = Path("checkpoints")
@@ -29,6 +29,11 @@ def checkpoint_location(key: str, storage: str | None) -> str:
     if storage is None:
         return str(CHECKPOINTS.absolute() / key)
     return open_storage(storage).at(CHECKPOINTS.name).at(key).location
+
+
+def outbox(key: str, storage: str | None) -> Storage:
+    """Return where a training keeps what it could not send to MLflow."""
+    return open_storage(checkpoint_location(key, storage)).beside(".unsent")
 
 
 def shared_paths(storage: str | None) -> tuple[list[Path], list[str]]:

@@ -1,13 +1,15 @@
 """How far a training is, epoch by epoch: what checkpoints keep, curves show and MLflow is sent."""
 
 import csv
+import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.errors import ModelError
 
+FORMAT_VERSION = 1
 _VARIATIONAL = ("train_kl", "val_kl", "val_loss")
 CURVES = ("train_mse", "val_mse", "learning_rate", *_VARIATIONAL)
 
@@ -53,10 +55,30 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """An epoch that has begun.
+
+    Attributes
+    ----------
+    steps : int
+        How many of its steps are done.
+    sums : tuple of tuple of float
+        Of each worker, the sums of its errors over these steps.
+    seconds : float
+        How long they took.
+    """
+
+    steps: int
+    sums: tuple[tuple[float, ...], ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Progress:
-    """How far a training is: its finished epochs."""
+    """How far a training is: its finished epochs, and how much of the next one is done."""
 
     history: tuple[Epoch, ...] = field(default=())
+    begun: Begun | None = None
 
     @property
     def epoch(self) -> int:
@@ -71,6 +93,40 @@ class Progress:
     def is_finished(self, epochs: int, patience: int) -> bool:
         """Whether all epochs are done, or `patience` of them brought nothing better."""
         return bool(self.history) and (self.epoch >= epochs or self.epoch - self.best.epoch >= patience)
+
+    def describe(self) -> str:
+        """Return how far it is, for a person."""
+        return f"epoch {self.epoch}" + (f" and {self.begun.steps} steps" if self.begun else "")
+
+    def to_json(self) -> str:
+        """Return it as text, every number exact."""
+        content: dict[str, object] = {
+            "format_version": FORMAT_VERSION,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+        if self.begun:
+            content["begun"] = asdict(self.begun)
+        return json.dumps(content, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Progress":
+        """Return what `to_json` wrote.
+
+        Raises
+        ------
+        ModelError
+            It is of another version.
+        ValueError, KeyError, TypeError
+            It is nothing that `to_json` writes.
+        """
+        content = json.loads(text)
+        if content["format_version"] != FORMAT_VERSION:
+            raise ModelError(f"format_version is {content['format_version']!r}, expected {FORMAT_VERSION}")
+        begun = content.get("begun")
+        return cls(
+            tuple(Epoch(**epoch) for epoch in content["history"]),
+            begun and Begun(begun["steps"], tuple(map(tuple, begun["sums"])), begun["seconds"]),
+        )
 
 
 def write_curves(path: Path, progress: Progress) -> None:

@@ -113,9 +113,23 @@ class SynchronousStep:
         slices : iterable of ndarray, shape (global_batch_size / replicas, n_bins, n_frames, 1)
             This replica's share of each global batch; every replica has equally many.
         """
-        errors = [self._train(x) for x in slices]
-        sums = np.asarray(errors, dtype=np.float64).sum(axis=0)
-        return self._mean_over_replicas(sums, np.full_like(sums, len(errors)))
+        errors = self.train(slices)
+        return self.mean(errors.sum(axis=0), len(errors))
+
+    def train(self, slices: Iterable[NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
+        """Take a step with each slice, and return this replica's errors of each, shape (n_steps, 1 or 2)."""
+        return np.asarray([self._train(x) for x in slices], dtype=np.float64)
+
+    def mean(self, sums: NDArray[np.float64], n_steps: int) -> Errors:
+        """Return the errors over all replicas from this one's sums over that many steps."""
+        return self._mean_over_replicas(sums, np.full_like(sums, n_steps))
+
+    def gather(self, values: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
+        """Return the values of all replicas, shape (replicas, *values.shape); `rank` is this one's."""
+        # Sums of one and zeros, which are exact.
+        rows = np.zeros((self._replicas, *values.shape))
+        rows[rank] = values
+        return np.asarray(self._sum(tf.constant(rows, tf.float64)))
 
     def evaluate(self, slices: Iterable[NDArray[np.floating[Any]]]) -> Errors:
         """Return the errors over the slices of all replicas, which may differ in number and size.

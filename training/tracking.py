@@ -8,10 +8,10 @@ import glob
 import importlib.metadata
 import math
 import os
-import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from training.params import Params
 from training.payload import example_inputs
 from training.progress import CURVES, Epoch, Progress
 from training.tracking_origin import KEY_TAG, log_origin, note_experiment
+from training.tracking_server import check_answers, limit_waiting, one_line, without_password
 
 EXPERIMENT = "generative-music"
+WHEN_AWAY = "; run this again when it is back, or set MLFLOW_TRACKING_URI to another"
 _CURVES = (*CURVES, "samples_per_s")
 
 
@@ -66,11 +68,15 @@ def connect() -> Iterator[mlflow.MlflowClient]:
 
     Raises
     ------
+    ServerAwayError
+        The server does not answer.
     ResourceError
-        The server cannot be reached, or refuses.
+        It refuses, or the database cannot be used.
     """
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
+    limit_waiting()
+    check_answers(uri, WHEN_AWAY)
     try:
         _make_database(uri)
         client = mlflow.MlflowClient()
@@ -139,10 +145,10 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path) -> None:
     )
 
 
-def log_picture(client: mlflow.MlflowClient, run_id: str, name: str, path: Path, epoch: int) -> None:
+def log_picture(client: mlflow.MlflowClient, run_id: str, name: str, file: Path | BytesIO, epoch: int) -> None:
     """Log a picture under a name at an epoch, so that MLflow shows all of that name one after the other."""
-    with Image.open(path) as image:
-        client.log_image(run_id, image.convert("RGB"), key=name, step=epoch)
+    with Image.open(file) as image:
+        client.log_image(run_id, image.convert("RGB"), key=name, step=epoch, synchronous=True)
 
 
 def log_evaluation(client: mlflow.MlflowClient, run_id: str, figures: dict[str, float], files: Iterable[Path]) -> None:
@@ -164,8 +170,7 @@ def _serving_requirements() -> list[str]:
 
 def _refusal(uri: str, error: Exception) -> ResourceError:
     """Return what a tracking server says as one line."""
-    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
-    return ResourceError(f"MLflow at {shown}: {' '.join(str(error).split())}")
+    return ResourceError(f"MLflow at {without_password(uri)}: {one_line(error)}")
 
 
 def _make_database(uri: str) -> None:

@@ -1,4 +1,4 @@
-"""A served model as a person has it: `mlflow models serve` in a process of its own, and requests over HTTP."""
+"""MLflow's servers as people start them, in processes of their own: of a model, and of runs."""
 
 import base64
 import contextlib
@@ -111,6 +111,67 @@ class Server:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read().decode("utf-8")
+
+
+class TrackingServer:
+    """A server of runs with its database and artifacts in a folder, which can be killed, halted and started again."""
+
+    def __init__(self, folder):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self._port = listener.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._folder = folder
+        self._process = None
+
+    def start(self):
+        """Start it, and wait until it answers."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+        log = self._folder / "server.log"
+        stores = ["--backend-store-uri", f"sqlite:///{self._folder}/runs.db"]
+        stores += ["--artifacts-destination", str(self._folder / "artifacts")]
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *stores, "--port", str(self._port), "--workers", "1"],
+                cwd=self._folder,
+                env={
+                    **kept,
+                    "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",  # noqa: PTH120
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        end = time.monotonic() + _STARTS_WITHIN_S
+        while not self._answers():
+            assert self._process.poll() is None, f"the server ended:\n{log.read_text()}"
+            assert time.monotonic() < end, f"the server does not answer:\n{log.read_text()}"
+            time.sleep(0.1)
+
+    def kill(self):
+        """Kill it, and all that it started."""
+        if self._process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(20)
+            self._process = None
+
+    def halt(self):
+        """Let it accept connections, and answer no more."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self):
+        """Let it answer again."""
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def _answers(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        return False
 
 
 def to_base64(y, sample_rate, **options):

@@ -14,7 +14,7 @@ from pipeline.errors import ModelError
 from tests.training.conftest import NETWORK, SHAPE, make_progress, randomised
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
-from training.progress import Progress
+from training.progress import Begun, Progress
 
 
 class State:
@@ -105,6 +105,29 @@ def test_a_checkpoint_is_complete_and_its_numbers_are_exact(checkpoints, states)
     assert checkpoints.progress() == progress
     with np.load(Path(checkpoints.location) / "epoch-00003" / "optimizer.npz", allow_pickle=False) as file:
         assert len(file.files) == len(states[1].autoencoder.optimizer.variables)
+
+
+def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_and_older_than_the_next(checkpoints, states, reader):
+    errors, folder = [0.5, 0.4], Path(checkpoints.location)
+    begun = [Begun(steps, ((steps / 3, 0.1), (math.pi, 0.2)), 0.7) for steps in (9, 10)]
+    expected = [
+        (Progress((), begun[0]), ["epoch-00000-step-00000009"]),
+        (make_progress(*errors[:1]), ["best-00001", "epoch-00001"]),
+        (dataclasses.replace(make_progress(*errors[:1]), begun=begun[0]), ["best-00001", "epoch-00001-step-00000009"]),
+        (dataclasses.replace(make_progress(*errors[:1]), begun=begun[1]), ["best-00001", "epoch-00001-step-00000010"]),
+        (make_progress(*errors), ["best-00002", "epoch-00002"]),
+    ]
+    best = None
+    for number, (progress, kept) in enumerate(expected):
+        state = states[number % 4]
+        checkpoints.save(state.autoencoder, progress)
+        best = best if progress.begun else state
+
+        assert names(folder) == kept
+        assert checkpoints.progress() == checkpoints.resume(reader.autoencoder) == progress
+        assert_equal(reader.numbers, state.numbers)
+        if best:
+            assert_equal(weights(checkpoints.load_best()), weights(best.autoencoder))
 
 
 def test_other_trainings_are_left_alone(tmp_path, checkpoints, states):

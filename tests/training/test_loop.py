@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import signal
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from tests.training.conftest import NETWORK, SHAPE, TRAINING, without_clock
 from tests.training.processes import start_workers
-from tests.training.workers import train_and_die
+from tests.training.workers import save_and_die, stop_after_seven_steps, train_and_die
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms
@@ -80,7 +81,7 @@ def result_of(checkpoints):
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory, make_job):
+def start(tmp_path_factory, make_job, store):
     """Return a function that starts a run in a folder that all runs share."""
     folder = tmp_path_factory.mktemp("runs")
 
@@ -89,6 +90,7 @@ def start(tmp_path_factory, make_job):
         return start_workers(folder, function, num_workers, job)
 
     start.folder = folder
+    start.steps_per_epoch = len(Spectrograms(store, "train")) // TRAINING["global_batch_size"]
     return start
 
 
@@ -97,14 +99,24 @@ def trained(start):
     """Return the folder of checkpoints of each whole run: by workers and seed, and of runs that were killed."""
     together = [*start("one"), *start("one other seed", seed=1), *start("variational", network=VARIATIONAL)]
     finish(start("one killed", function=train_and_die), code=-signal.SIGKILL)
-    finish(start("variational killed", function=train_and_die, network=VARIATIONAL), code=-signal.SIGKILL)
+    finish(start("variational killed", function=save_and_die, network=VARIATIONAL), code=-signal.SIGKILL)
     finish(together)
+    stopped = start.folder / "two stopped"
+    for steps in (7, 14):
+        finish(start("two stopped", 2, stop_after_seven_steps))
+        progress = Checkpoints(stopped).progress()
+        assert (progress.epoch, progress.begun.steps) == divmod(steps, start.steps_per_epoch)
+        if steps == 7:
+            shutil.copytree(stopped, start.folder / "shrunk")
     finish(start("two", 2))
     finish(start("two killed", 2, train_and_die), code=-signal.SIGKILL)
     assert {Checkpoints(start.folder / f"{name} killed").progress().epoch for name in ("one", "two")} == {2}
-    together = [*start("one killed"), *start("variational killed", network=VARIATIONAL)]
+    begun = Checkpoints(start.folder / "variational killed").progress()
+    assert (begun.epoch, begun.begun.steps) == (2, 2)
+    together = [*start("one killed"), *start("variational killed", network=VARIATIONAL), *start("shrunk")]
     finish(start("two killed", 2))
     finish(together)
+    finish(start("two stopped", 2))
     return start.folder
 
 
@@ -143,10 +155,10 @@ def test_what_a_run_reports(trained, store):
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize("workers", ["one", "two", "variational"])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, workers):
-    """Killed in the third epoch, and run again: every bit of weights, optimizer and history is that of one go."""
-    whole, resumed = result_of(trained / workers), result_of(trained / f"{workers} killed")
+@pytest.mark.parametrize("name", ["one killed", "two killed", "variational killed", "two stopped"])
+def test_a_run_that_did_not_come_to_its_end_goes_on_as_if_nothing_had_happened(trained, name):
+    """Killed in the third epoch, or stopped twice within one: all bits of weights, optimizer, history are of one go."""
+    whole, resumed = result_of(trained / name.split()[0]), result_of(trained / name)
 
     assert without_clock(resumed[0]) == without_clock(whole[0])
     for found, expected in zip(resumed[1], whole[1], strict=True):
@@ -172,6 +184,14 @@ def test_what_a_run_of_a_variational_network_reports(trained, store):
     assert last.val_kl == pytest.approx(np.mean(divergences), rel=1e-5)
     assert last.val_loss == pytest.approx(last.val_mse + VARIATIONAL["beta"] * last.val_kl / x[0].size, rel=1e-9)
     assert all(epoch.train_kl > 0 for epoch in progress.history)
+
+
+def test_a_run_that_goes_on_with_fewer_workers_is_the_same_but_for_rounding(trained):
+    """Two workers stop within the second epoch, whose error begins with theirs and ends with that of one."""
+    one, shrunk = (Checkpoints(trained / name).progress().history for name in ("one", "shrunk"))
+    for name in ("train_mse", "val_mse", "learning_rate"):
+        found, expected = ([getattr(epoch, name) for epoch in history] for history in (shrunk, one))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12, err_msg=name)
 
 
 def test_another_number_of_workers_changes_less_than_another_seed(trained):

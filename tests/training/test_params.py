@@ -70,6 +70,9 @@ def test_what_was_written_is_read(tmp_path, make_project):
         ({"autoencoder.beta": 0.0}, "autoencoder.beta=0.0 should be greater than 0"),
         ({"evaluate.examples": 0}, "evaluate.examples=0 should be greater than or equal to 1"),
         ({"resources.use_gpu": 1}, "resources.use_gpu=1 should be a valid boolean"),
+        ({"resources.train_workers": [2, 1]}, "[2, 1] must be the least and the most, in this order"),
+        ({"resources.train_workers": [0, 1]}, "resources.train_workers.0=0 should be greater than or equal to 1"),
+        ({"resources.train_workers": "all"}, "resources.train_workers='all' should be a valid integer"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(refusal, changes, message):
@@ -89,10 +92,23 @@ def test_a_wrong_value_is_named_with_what_was_expected(refusal, changes, message
             {"resources.train_workers": 3},
             "resources.train_workers=3 must divide train.global_batch_size=16, so that every worker has an equal slice",
         ),
+        (
+            {"resources.train_workers": [5, 7]},
+            "resources.train_workers=[5, 7] must hold a number that divides train.global_batch_size=16, so that every",
+        ),
     ],
 )
 def test_contradictions_are_named_with_both_numbers(refusal, changes, message):
     assert message in refusal(changes)
+
+
+@pytest.mark.parametrize(
+    ("workers", "counts"), [(4, [4]), ([1, 4], [1, 2, 4]), ([3, 15], [4, 8]), ([9, 100], [16]), ([2, 2], [2])]
+)
+def test_only_numbers_of_workers_that_divide_the_batch(tmp_path, make_project, workers, counts):
+    path = make_project(tmp_path / "project", {"resources.train_workers": workers}) / PARAMS_FILE
+
+    assert read_params(Params, path).worker_counts == counts
 
 
 def test_an_unknown_section(tmp_path, make_project):

@@ -92,7 +92,7 @@ def test_its_results_are_written_and_its_checkpoints_stay(finished_project):
     assert Description.load(project / MODEL).target_shape is None
     assert [epoch.val_mse for epoch in read_curves(project / CURVES).history] == [each.val_mse for each in history]
     assert json.loads((project / TRAIN_METRICS).read_text()) == {"epochs": 4, "best_epoch": 3, "val_mse": 0.0}
-    (checkpoints,) = (project / CHECKPOINTS).iterdir()
+    (checkpoints,) = (project / CHECKPOINTS).iterdir()  # and nothing that was not delivered
     assert Checkpoints(checkpoints).progress().history == tuple(history)
     assert runs_of(project) == [("FINISHED", [epoch.val_mse for epoch in history])]
 
@@ -104,6 +104,27 @@ def test_when_dvc_took_no_note_of_its_end_it_ends_again_in_the_same_run(finished
     assert (first.returncode, again.returncode) == (0, 0), again.stderr
     assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
     assert runs_of(project) == [("FINISHED", [epoch.val_mse for epoch in history])]
+
+
+def test_a_tracking_server_that_is_away_does_not_end_a_training(finished_project):
+    """Nothing is lost: the same command, when there is a server, brings it what the first one could not."""
+    project, history, _ = finished_project
+    finished = run(project, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert finished.returncode == 0, finished.stderr
+
+    away, best, left = (line for line in finished.stdout.splitlines() if "MLflow" in line)
+    assert away.startswith("train: MLflow at http://127.0.0.1:9: ")
+    assert "Connection refused" in away
+    assert away.endswith("; the training goes on")
+    assert best == "train: best val_mse 0.000000 in epoch 3; no MLflow run yet"
+    assert "; not delivered: epochs 1 to 4, the model, the run's end; all of it is kept, and " in left
+    assert (project / MODEL).exists()
+    (unsent,) = (project / CHECKPOINTS).glob("*.unsent")
+
+    again = run(project)
+    assert again.returncode == 0, again.stderr
+    assert runs_of(project) == [("FINISHED", [epoch.val_mse for epoch in history])]
+    assert not unsent.exists()
 
 
 # --- refused before anything is started
@@ -213,14 +234,6 @@ def test_the_traceback_is_for_verbose(tmp_path, make_project):
 
 
 # --- refused by what others run
-
-
-def test_a_tracking_server_that_is_none(tmp_path, make_project):
-    project = make_project(tmp_path / "project")
-    line = error_of(run(project, MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"))
-
-    assert line.startswith("error: MLflow at http://127.0.0.1:9: ")
-    assert "Connection refused" in line
 
 
 def test_an_address_of_another_kind(tmp_path, make_project):

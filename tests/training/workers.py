@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from training.autoencoder import Autoencoder
 from training.dataset import Spectrograms
-from training.loop import join, run_worker
+from training.loop import STOPPED, Orders, join, run_worker
 from training.network import SynchronisedBatchNormalization
 from training.step import SynchronousStep
 
@@ -128,7 +128,7 @@ def _normalise_far_from_zero(found, strategy, rank):
     found["offset variance in double"] = np.float64(x).var(axis=(0, 1, 2))
 
 
-def train_and_die(job, rank, num_workers):
+def train_and_die(job, rank, num_workers, look=None):
     """Train until the middle of the third epoch, and be killed there."""
     slices_of = Spectrograms.training_slices
 
@@ -139,4 +139,15 @@ def train_and_die(job, rank, num_workers):
             yield x
 
     Spectrograms.training_slices = slices_to_the_end
-    run_worker(job, rank, num_workers)
+    run_worker(job, rank, num_workers, look=look)
+
+
+def save_and_die(job, rank, num_workers):
+    """Do what `train_and_die` does, and leave a checkpoint after every step."""
+    train_and_die(job, rank, num_workers, look=lambda step_s, unsaved_s: Orders(steps=1, save=True))
+
+
+def stop_after_seven_steps(job, rank, num_workers):
+    """Train until orders are to stop, which they are at the third look, after seven steps."""
+    looks = iter([Orders(steps=4), Orders(steps=2, save=True), Orders(steps=1, stop=True)])
+    assert run_worker(job, rank, num_workers, look=lambda step_s, unsaved_s: next(looks)) == STOPPED

@@ -27,10 +27,10 @@ from training.metrics import (
 )
 from training.originals import Originals
 from training.params import Params
-from training.paths import BANDS, CURVES, EVALUATION, LABELS, PICTURE, SOUNDS, TEST_METRICS, checkpoint_location
+from training.paths import BANDS, EVALUATION, LABELS, PICTURE, SOUNDS, TEST_METRICS, checkpoint_location
 from training.pictures import reconstruction_grid
-from training.progress import read_curves
 from training.sound import SoundAutoencoder
+from training.tracking_delivery import check_server, stage_run
 from training.trained import Trained
 
 _HEARD = 500
@@ -198,6 +198,7 @@ def advise(figures: Mapping[str, float]) -> str | None:
 def main(arguments: argparse.Namespace) -> None:
     """Judge the trained model on the test set."""
     params = read_params(Params, arguments.params)
+    check_server()
     trained = Trained.load(params)
     sound, test = trained.sound, trained.test
     EVALUATION.mkdir(parents=True, exist_ok=True)
@@ -208,10 +209,7 @@ def main(arguments: argparse.Namespace) -> None:
     TEST_METRICS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     written = write_examples(sound, test, Path(params.corpus.dir), params.evaluate.examples)
     written += write_tables(sound, test, judged)
-    with (
-        tracking.connect() as client,
-        tracking.same_run(client, trained.description.training_key, read_curves(CURVES), params) as run,
-    ):
+    with stage_run(trained.description.training_key, params) as (client, run):
         tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, test.store)
         tracking.log_evaluation(client, run.info.run_id, figures, written)
     Checkpoints(checkpoint_location(trained.description.training_key, params.resources.storage)).remove()

@@ -20,9 +20,9 @@ from training.distances import frechet_distance, log_mel_statistics, nearest
 from training.generation import choose_moves, choose_pairs, interpolate, label_means, map_codes, move
 from training.metrics import LinearAutoencoder
 from training.params import GenerateSection, Params
-from training.paths import CODES, CURVES, GENERATED_SOUNDS, GENERATION, GENERATION_METRICS, MAP, MODEL
-from training.progress import read_curves
+from training.paths import CODES, GENERATED_SOUNDS, GENERATION, GENERATION_METRICS, MAP, MODEL
 from training.sound import SoundAutoencoder
+from training.tracking_delivery import check_server, stage_run
 from training.trained import Trained
 
 _JUDGED = 500
@@ -197,6 +197,7 @@ def judge(
 def main(arguments: argparse.Namespace) -> None:
     """Make new sounds, and judge them."""
     params = read_params(Params, arguments.params)
+    check_server()
     section = params.generate
     trained, density = Trained.load(params), Density.load(MODEL)
     sound, train, test = trained.sound, trained.train, trained.test
@@ -208,10 +209,7 @@ def main(arguments: argparse.Namespace) -> None:
     figures = judge(sound, density, train, test, (of_train.codes, of_test), section.seed)
     GENERATION_METRICS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     files = [GENERATED_SOUNDS / f"{name}.wav" for each in made for name in each.names]
-    with (
-        tracking.connect() as client,
-        tracking.same_run(client, trained.description.training_key, read_curves(CURVES), params) as run,
-    ):
+    with stage_run(trained.description.training_key, params) as (client, run):
         tracking.log_report(client, run.info.run_id, figures, [CODES, *files], "generate")
     print(
         "generate: {0} sounds in {1}; to held-out ones {frechet_samples:.1f} (PCA's samples {frechet_pca_samples:.1f}, "

@@ -19,8 +19,8 @@ from training.description import Description
 from training.originals import Originals
 from training.page import SoundWriter, figure_rows, label_colours, map_svg, render
 from training.params import Params
-from training.paths import CODES, CURVES, GENERATED_SOUNDS, MAP, MODEL, PAGE, SOUNDS, TEST_METRICS
-from training.progress import read_curves
+from training.paths import CODES, GENERATED_SOUNDS, MAP, MODEL, PAGE, SOUNDS, TEST_METRICS
+from training.tracking_delivery import stage_run
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -133,10 +133,7 @@ def main(arguments: argparse.Namespace) -> None:
     }
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(render(content, svg), encoding="utf-8")
-    with (
-        tracking.connect() as client,
-        tracking.same_run(client, description.training_key, read_curves(CURVES), params) as run,
-    ):
+    with stage_run(description.training_key, params) as (client, run):
         tracking.log_report(client, run.info.run_id, {}, [PAGE], None)
     print(f"listen: {PAGE}, {PAGE.stat().st_size / 2**20:.1f} MiB; open it in a browser")
 

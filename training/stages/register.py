@@ -16,8 +16,8 @@ from pipeline.store import Store
 from training import tracking, tracking_origin
 from training.description import Description
 from training.params import Params
-from training.paths import CURVES, MODEL, REGISTERED, TEST_METRICS
-from training.progress import read_curves
+from training.paths import MODEL, REGISTERED, TEST_METRICS
+from training.tracking_delivery import stage_run
 from training.tracking_registry import PREVIOUS, Registry, Version
 
 _DISTANCE = "log_spectral_distance_db"
@@ -86,10 +86,9 @@ def main(arguments: argparse.Namespace) -> None:
         "data_digest": description.data_digest,
         **{name: f"{value:.6g}" for name, value in figures.items()},
     }
-    with (
-        tracking.connect() as client,
-        tracking.same_run(client, description.training_key, read_curves(CURVES), params) as run,
-    ):
+    with stage_run(description.training_key, params) as (client, run):
+        # Where this server made a run that another one has the model of.
+        tracking.log_model(client, run.info.run_id, MODEL)
         registry = Registry(client)
         version = registry.register(run, tags)
         if _VERDICT in version.tags:

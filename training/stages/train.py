@@ -6,14 +6,11 @@ import hashlib
 import json
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.tensorflow import TensorflowTrainer
 
 from pipeline import command, engine, storage
 from pipeline.errors import CorpusError, ModelError, ParameterError, ResourceError
@@ -22,7 +19,7 @@ from pipeline.params import read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from pipeline.storage import file_sha256
 from pipeline.store import Store
-from training import tracking, tracking_origin
+from training import tracking, tracking_origin, workers
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.codes import FITTED_ROWS, choose_rows, encode
@@ -30,12 +27,13 @@ from training.dataset import Spectrograms
 from training.density import Density
 from training.description import DESCRIPTION_FILE, Description
 from training.initialisation import check_starts_as_pca
-from training.loop import Job, train_worker
+from training.loop import Job
 from training.params import Params
 from training.paths import CURVES, MODEL, TRAIN_METRICS, checkpoint_location, shared_paths
 from training.pictures import reconstruction_grid
-from training.progress import Epoch, write_curves
+from training.progress import Epoch, Progress, write_curves
 from training.sound import SoundAutoencoder
+from training.tracking_delivery import Delivery
 
 PICTURES = 5
 # Beside the checkpoints, while a training runs: Ray's notes on it, and what describes the spectrograms.
@@ -179,29 +177,8 @@ def fit(params: Params, store: Store, checkpoints: Checkpoints, verbose: bool) -
         params.resources.storage,
         share(store, checkpoints, params.resources.storage),
     )
-    resources = params.resources
-    with engine.connect(verbose) as cpus:
-        workers = engine.check_workers("resources.train_workers", resources.train_workers, job.cpus_per_worker, cpus)
-        trainer = TensorflowTrainer(
-            train_worker,
-            train_loop_config={"job": job},
-            scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.cpus_per_worker}
-            ),
-            run_config=RunConfig(
-                # Ray's own notes on this start; what a training goes on from is in the checkpoints.
-                name=str(time.time_ns()),
-                storage_path=checkpoints.beside(RAY_NOTES).location,
-                failure_config=FailureConfig(max_failures=resources.max_failures),
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            reason = " ".join(str(error).split())
-            raise ResourceError(
-                f"training failed more than resources.max_failures={resources.max_failures} times: {reason}"
-            ) from error
+    with engine.connect(verbose):
+        workers.train(job, params, checkpoints.beside(RAY_NOTES).location)
     progress = checkpoints.progress()
     if not progress.is_finished(params.train.epochs, params.train.patience):
         raise ParameterError(
@@ -249,26 +226,35 @@ def main(arguments: argparse.Namespace) -> None:
     checkpoints = Checkpoints(checkpoint_location(key, params.resources.storage))
     progress = checkpoints.progress()
     print(
-        f"train: {len(train)} spectrograms, {len(validation)} for validation, {params.resources.train_workers} workers"
-        + (f", resumed after epoch {progress.epoch}" if progress.epoch else ""),
+        f"train: {len(train)} spectrograms, {len(validation)} for validation, "
+        f"{' or '.join(map(str, params.worker_counts))} workers"
+        + (f", resumed after {progress.describe()}" if progress != Progress() else ""),
         flush=True,
     )
-    with tracking.connect() as client, tracking.training_run(client, key, params, bool(progress.epoch)) as run:
-        tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, train.store)
+    begin = partial(tracking_origin.log_data, corpus=params.corpus.dir, store=train.store)
+    with Delivery(key, params, progress != Progress(), begin) as delivery:
         description = Description(key, train.store.digest, train.store.format.parameters, params.train.target_shape)
-        picture = partial(tracking.log_picture, client, run.info.run_id, "validation")
+        picture = partial(delivery.send_picture, "validation")
         draw = partial(draw_progress, checkpoints, description, validation, params.evaluate.examples, picture)
-        with Watcher(checkpoints, partial(tracking.deliver, client, run.info.run_id), params.train.epochs, draw):
+        with Watcher(checkpoints, delivery.send, params.train.epochs, draw):
             if not progress.is_finished(params.train.epochs, params.train.patience):
                 fit(params, store, checkpoints, arguments.verbose)
         export(checkpoints, description, train, params.train.seed)
-        tracking.log_model(client, run.info.run_id, MODEL)
+        undelivered = delivery.finish(checkpoints.progress(), MODEL)
     # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
     # would cost the whole training.
     for suffix in (RAY_NOTES, INDEX):
         checkpoints.beside(suffix).clear()
     best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
-    print(f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; MLflow run {run.info.run_id}")
+    print(
+        f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; "
+        + (f"MLflow run {delivery.run_id}" if delivery.run_id else "no MLflow run yet")
+    )
+    if undelivered:
+        print(
+            f"train: {undelivered}; all of it is kept, and `dvc repro` delivers it when the server is back, or to "
+            "another one that MLFLOW_TRACKING_URI names"
+        )
 
 
 if __name__ == "__main__":
