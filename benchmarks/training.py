@@ -5,7 +5,8 @@ per second over `--repeats`. Repeat it after `dvc repro` with
 
     python -m benchmarks.training
 
-`keras.Model.fit` gets the spectrograms as an array in memory. Ours reads them from the mapped shards, in an order that
+`keras.Model.fit` trains the same network of Keras' own layers with Keras' own Adam, and gets the spectrograms as an array
+in memory. Ours reads them from the mapped shards, in an order that
 follows from the seed, with deterministic operations, as the train stage does.
 """
 
@@ -50,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> None:
     if arguments.measure == "keras":
         tf.config.threading.set_intra_op_parallelism_threads(arguments.cpus)
         tf.config.threading.set_inter_op_parallelism_threads(arguments.cpus)
-        model = Autoencoder(train.shape, **params.autoencoder.model_dump()).model
+        model = of_keras_layers(Autoencoder(train.shape, **params.autoencoder.model_dump()).model)
         model.compile(optimizer=keras.optimizers.Adam(settings.learning_rate), loss="mse")
         x = train.rows(np.arange(n_rows))
         run_epoch: Any = lambda _: model.fit(x, x, batch_size=settings.global_batch_size, verbose=0)  # noqa: E731
@@ -69,6 +70,17 @@ def measure(arguments: argparse.Namespace) -> None:
     for epoch in range(1, 1 + arguments.epochs):
         run_epoch(epoch)
     print(json.dumps(n_rows * arguments.epochs / (time.perf_counter() - started)))
+
+
+def of_keras_layers(model: Any) -> Any:
+    """Return the same network, with Keras' layer in place of each of ours."""
+    import keras
+
+    def clone(layer: Any) -> Any:
+        theirs = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
+        return theirs.from_config(layer.get_config())
+
+    return keras.models.clone_model(model, clone_function=clone, recursive=True)
 
 
 def samples_per_s(kind: str, workers: int, arguments: argparse.Namespace) -> float:

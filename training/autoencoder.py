@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError, ParameterError
+from training.adam import Adam
 from training.dataset import epoch_order
 from training.network import Architecture, build_decoder, build_encoder, join, join_variational
 from training.step import SynchronousStep
@@ -89,7 +90,7 @@ class Autoencoder:
 
     def compile(self, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3) -> None:
         """Choose Adam at a learning rate, or at a schedule of them."""
-        self.optimizer = keras.optimizers.Adam(learning_rate)
+        self.optimizer = Adam(learning_rate)
 
     def train(self, x: NDArray[np.float32], batch_size: int, num_epochs: int, seed: int = 0) -> list[float]:
         """Train in this process, with the step that a cluster's workers take together.

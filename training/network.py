@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import ParameterError
+from training.layers import Conv2D, Conv2DTranspose
 
 # Keras' default of 0.99 needs some 500 steps to forget its start, which is most of a short training.
 _BATCH_NORM_MOMENTUM = 0.9
@@ -99,9 +100,7 @@ def build_encoder(architecture: Architecture) -> keras.Model:
     inputs = x = keras.Input(architecture.input_shape, name="encoder_input")
     layers = zip(architecture.conv_filters, architecture.conv_kernels, architecture.conv_strides, strict=True)
     for number, (filters, kernel, strides) in enumerate(layers, start=1):
-        x = keras.layers.Conv2D(
-            filters, kernel, strides, padding="same", use_bias=False, name=f"encoder_conv_{number}"
-        )(x)
+        x = Conv2D(filters, kernel, strides, padding="same", use_bias=False, name=f"encoder_conv_{number}")(x)
         x = _normalise_and_activate(x, f"encoder_{{}}_{number}")
     x = keras.layers.Flatten(name="encoder_flatten")(x)
     z = keras.layers.Dense(architecture.latent_space_dim, name="encoder_output")(x)
@@ -115,7 +114,7 @@ def build_decoder(architecture: Architecture) -> keras.Model:
     x = keras.layers.Dense(math.prod(shape), name="decoder_dense")(inputs)
     x = keras.layers.Reshape(shape, name="decoder_reshape")(x)
     for number in range(len(architecture.conv_filters) - 1, 0, -1):
-        x = keras.layers.Conv2DTranspose(
+        x = Conv2DTranspose(
             architecture.conv_filters[number - 1],
             architecture.conv_kernels[number],
             architecture.conv_strides[number],
@@ -124,7 +123,7 @@ def build_decoder(architecture: Architecture) -> keras.Model:
             name=f"decoder_conv_transpose_{number + 1}",
         )(x)
         x = _normalise_and_activate(x, f"decoder_{{}}_{number + 1}")
-    x_hat = keras.layers.Conv2DTranspose(
+    x_hat = Conv2DTranspose(
         1, architecture.conv_kernels[0], architecture.conv_strides[0], padding="same", name="decoder_output"
     )(x)
     return keras.Model(inputs, x_hat, name="decoder")

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training.adam import Adam
 from training.autoencoder import Autoencoder
 from training.dataset import Spectrograms
 from training.loop import STOPPED, Orders, join, run_worker
@@ -84,7 +85,7 @@ def _train_in_double(strategy, rank, kind):
 
 def _train_in_single(strategy, rank, kind):
     x = _batches(strategy, rank, 20, np.float32)
-    autoencoder, step = _build(strategy, lambda: keras.optimizers.Adam(1e-3), kind)
+    autoencoder, step = _build(strategy, lambda: Adam(1e-3), kind)
     found = {"adam losses": _numbers(step.train_epoch([each]) for each in x)}
     found |= {f"adam weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
     found["adam evaluation"] = _numbers([step.evaluate(x)])

@@ -1,0 +1,59 @@
+"""Convolutions without overlap, as matrix products. Keras and TensorFlow only.
+
+Where the kernel is as large as the stride, every value is looked at once, and the convolution is one product of all
+patches with the kernel. TensorFlow computes that several times faster than a convolution, and to the same numbers but
+for rounding. The classes are called as Keras' own are, since weights are filed under these names.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("generative_music")
+class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
+    """`keras.layers.Conv2D`, with the same arguments and weights."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Return the convolution of inputs (n, height, width, channels), without the bias."""
+        _, height, width, channels = inputs.shape
+        rows, columns = self.kernel_size
+        if not _is_without_overlap(self) or height % rows or width % columns:
+            return super().convolution_op(inputs, kernel)
+        patches = inputs
+        if (rows, columns) != (1, 1):
+            patches = tf.reshape(inputs, (-1, height // rows, rows, width // columns, columns * channels))
+            patches = tf.transpose(patches, (0, 1, 3, 2, 4))
+        size = rows * columns * channels
+        products = tf.matmul(tf.reshape(patches, (-1, size)), tf.reshape(kernel, (size, self.filters)))
+        return tf.reshape(products, (-1, height // rows, width // columns, self.filters))
+
+
+@keras.saving.register_keras_serializable("generative_music")
+class Conv2DTranspose(keras.layers.Conv2DTranspose):  # type: ignore[misc]
+    """`keras.layers.Conv2DTranspose`, with the same arguments and weights."""
+
+    def call(self, inputs: Any) -> Any:
+        """Return the transposed convolution of inputs (n, height, width, channels)."""
+        if not _is_without_overlap(self) or self.output_padding is not None:
+            return super().call(inputs)
+        _, height, width, channels = inputs.shape
+        rows, columns = self.kernel_size
+        kernel = tf.reshape(self.kernel, (rows * columns * self.filters, channels))
+        patches = tf.matmul(tf.reshape(inputs, (-1, channels)), kernel, transpose_b=True)
+        if (rows, columns) != (1, 1):
+            patches = tf.reshape(patches, (-1, height, width, rows, columns * self.filters))
+            patches = tf.transpose(patches, (0, 1, 3, 2, 4))
+        outputs = tf.reshape(patches, (-1, height * rows, width * columns, self.filters))
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
+
+
+def _is_without_overlap(layer: Any) -> bool:
+    """Return whether a layer's patches touch each other and nothing is between them."""
+    return (
+        tuple(layer.kernel_size) == tuple(layer.strides)
+        and set(layer.dilation_rate) == {1}
+        and layer.data_format == "channels_last"
+        and getattr(layer, "groups", 1) == 1
+    )
