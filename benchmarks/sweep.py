@@ -51,10 +51,10 @@ def draw(path: Path, errors: dict[int, tuple[float, ...]]) -> None:
         axes.plot(list(errors), [values[column] for values in errors.values()], marker=marker, label=_NAMES[column])
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(errors), [str(dim) for dim in errors])
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("latent_space_dim")
     axes.set_ylabel("mean squared error on the test set")
-    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.grid(visible=True, alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Software": None})
 

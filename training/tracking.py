@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline.errors import ResourceError
+from training import provenance
 from training.params import Params
 from training.payload import example_inputs
 from training.progress import CURVES, Epoch, Progress
@@ -206,7 +207,9 @@ def _start(client: mlflow.MlflowClient, run_id: str | None, **options: Any) -> m
     """Start a run, or go on with one, whichever experiment it stands in: `mlflow run` has one of its own."""
     if run_id is not None:
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-    return mlflow.start_run(run_id=run_id, **options)
+        return mlflow.start_run(run_id=run_id, **options)
+    # Called as DVC calls the experiment, where it is one.
+    return mlflow.start_run(run_name=provenance.experiment() or None, **options)
 
 
 def _runs(client: mlflow.MlflowClient, key: str) -> list[Run]:

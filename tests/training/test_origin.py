@@ -158,7 +158,9 @@ def test_experiments_of_one_training_share_its_run(client, params, key, monkeypa
     with tracking.same_run(client, key, None, params):
         pass
 
-    assert client.get_run(run.info.run_id).data.tags["dvc_experiment"] == f"wise-owl-{key} wise-{key}"
+    found = client.get_run(run.info.run_id)
+    assert found.data.tags["dvc_experiment"] == f"wise-owl-{key} wise-{key}"
+    assert found.info.run_name == f"wise-owl-{key}"
     for name in (f"wise-{key}", f"wise-owl-{key}", run.info.run_id):
         assert tracking_origin.find_run(client, name).info.run_id == run.info.run_id
     with pytest.raises(ResourceError, match="'owl' is neither the id of an MLflow run nor the name of a tracked"):
