@@ -13,7 +13,9 @@ from pipeline.resampler import count_resampled
 
 def first_lines(table: pa.Table) -> pa.Table:
     """Return the first line of each clip."""
-    return table.filter(pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0)))
+    is_first = pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0))
+    # Where each clip has one line, no copy is made, of which there would be two for a moment.
+    return table if pc.all(is_first).as_py() else table.filter(is_first)
 
 
 def durations_s(clips: pa.Table) -> NDArray[np.float64]:
@@ -38,7 +40,7 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     pairs, which = np.unique(np.stack([rate, samples], axis=1), axis=0, return_inverse=True)
     counted = [_count_pair(each, n, loader, n_overlap) for each, n in pairs.tolist()]
     is_truncated, is_padded = np.asarray(counted, dtype=bool)[which].T
-    loud = pc.count_distinct(table.filter(pc.greater(table["peak"], 0.0))["clip_id"]).as_py()
+    loud = pc.count_distinct(table["clip_id"].filter(pc.greater(table["peak"], 0.0))).as_py()
     counts = Counter(
         clips=len(clips),
         rows=len(table),
