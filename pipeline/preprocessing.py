@@ -213,14 +213,17 @@ class PreprocessingPipeline:
         )
         results = _without_rejected_parts(results, {each.clip_id for each in rejected})
         self._judge(len(corpus.clips) + len(corpus.rejected), tuple(rejected))
-        table = self._assemble(results, None if rejected else described)
         shards = [result.shard for result in results if result.shard]
+        n_computed = sum(result.n_computed for result in results)
+        table = self._assemble(results, None if rejected else described)
+        # Which hold all lines once more.
+        del results
         versions |= decoder_versions(table["decoder"].unique().to_pylist())
         store = self.saver.finish(shards, table, self.shape, self.parameters, versions)
         clips = first_lines(table)
         counts = count_notable(clips, table, self.loader, self.n_overlap if self.segment == "all" else None)
         counts |= count_rejected(rejected) | Counter(ignored=corpus.n_ignored)
-        counts["computed"] = sum(result.n_computed for result in results)
+        counts["computed"] = n_computed
         counts["reused"] = counts["clips"] - counts["computed"]
         if previous is not None:
             earlier = pc.unique(previous.lines["clip_id"])

@@ -13,7 +13,9 @@ from pipeline.resampler import count_resampled
 
 def first_lines(table: pa.Table) -> pa.Table:
     """Return the first line of each clip."""
-    return table.filter(pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0)))
+    is_first = pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0))
+    # Where each clip has one line, no copy is made, of which there would be two for a moment.
+    return table if pc.all(is_first).as_py() else table.filter(is_first)
 
 
 def durations_s(clips: pa.Table) -> NDArray[np.float64]:
@@ -39,8 +41,9 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     pairs, which = np.unique(np.stack([rate, heard], axis=1), axis=0, return_inverse=True)
     counted = [_count_pair(each, n, loader, n_overlap) for each, n in pairs.tolist()]
     is_truncated, is_padded = np.asarray(counted, dtype=bool)[which].T
+    clip_ids = table["clip_id"]
     loud, levelled = (
-        pc.count_distinct(table.filter(condition)["clip_id"]).as_py()
+        pc.count_distinct(clip_ids.filter(condition)).as_py()
         for condition in (pc.greater(table["peak"], 0.0), pc.not_equal(table["gain_db"], 0.0))
     )
     counts = Counter(
