@@ -108,11 +108,13 @@ class Cluster:
         process = self._nodes[-1]
         family = psutil.Process(process.pid).children(recursive=True)
         (raylet,) = (each for each in family if each.name() == "raylet")
-        yield raylet
-        self._nodes.remove(process)
-        if process.poll() is None:
-            self._end(process)
-        _end_all(family)
+        try:
+            yield raylet
+        finally:
+            self._nodes.remove(process)
+            if process.poll() is None:
+                self._end(process)
+            _end_all(family)
 
     def workers(self):
         """Return the processes of all nodes that work on something now."""
@@ -167,11 +169,10 @@ class Cluster:
 
     def close(self):
         """End all nodes, the head last."""
-        try:
-            while self._nodes:
-                self._end(self._nodes.pop())
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            for node in self._nodes:
+                stack.callback(self._end, node)
 
     def kill(self):
         """Kill the head and everything that it has started, at once."""

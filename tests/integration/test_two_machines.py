@@ -5,6 +5,7 @@ What both see is a bucket and the folder of the sounds.
 """
 
 import contextlib
+import re
 import shutil
 import sys
 import tempfile
@@ -23,10 +24,11 @@ from tests.clusters import Cluster, workers_of, write_token
 from tests.integration.outcomes import Outcome
 from tests.namespaces import FIRST, SECOND, TwoMachines, why_not
 from tests.projects import ROOT, Project, hashes
-from tests.sounds import write
+from tests.sounds import write, write_corpus
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
+STAGE = ("python", "-m", "pipeline.stages.preprocess")
 # Long recordings in short segments, so that there are units of work for both nodes.
 LONG = {"preprocess.segment": "all", "preprocess.overlap": 0.5, "preprocess.duration_s": 0.032, "split.group": None}
 N_LONG, N_SAMPLES = 6, 5 * 1024 * 128
@@ -117,16 +119,30 @@ def test_both_nodes_preprocess_to_the_bytes_of_one_process(machines, projects, m
     params = read_params(PipelineParams)
     preprocess.build(params).preprocess(params.corpus.dir)
     there = projects.new("there", {**changes, "resources.storage": machines.location("long")})
-    started = there.start("python", "-m", "pipeline.stages.preprocess", **machines.environment)
+    started = there.start(*STAGE, **machines.environment)
     at_work = started.wait_until(lambda: workers_of(machines.node))
     output = started.wait()
 
     assert started.process.returncode == 0, output
     assert {each.username() for each in at_work if each.is_running()} <= {"nobody"}
-    assert_same_data(there, hashes(here.path("data")), machines.location("long"))
+    assert_same_data(there, hashes(here.path("data")))
 
 
-def assert_same_data(project, expected, location):
+@pytest.mark.parametrize("unseen", ["corpus.dir", "resources.storage"])
+def test_what_only_the_first_machine_sees(machines, projects, tmp_path, unseen):
+    sounds = tmp_path / "sounds" if unseen == "corpus.dir" else machines.shared / "few"
+    write_corpus(sounds, np.random.default_rng(1), 3)
+    storage = None if unseen == "resources.storage" else machines.location("unseen")
+    project = projects.new("unseen", {"corpus.dir": str(sounds), "resources.storage": storage, "split.group": None})
+    output = project.run(*STAGE, fails=True, **machines.environment)
+
+    path = sounds if unseen == "corpus.dir" else project.path("data")
+    assert re.match(rf"error: .*{re.escape(str(path))}.*", output.splitlines()[-1])
+    assert f"node second ({SECOND})" in output.splitlines()[-1]
+    assert not list(project.folder.rglob("*.npy"))
+
+
+def assert_same_data(project, expected):
     """Compare what is in a project, whose shards are in a bucket, with what another one has."""
     found = hashes(project.path("data"))
     shards = {name for name in expected if name.endswith(".npy")}
@@ -148,6 +164,9 @@ def test_the_whole_pipeline_is_that_of_one_machine(machines, projects, finished)
     shutil.copytree(finished.path("data/sample_corpus"), machines.shared / "notes")
     changes = {"corpus.dir": str(machines.shared / "notes"), "resources.storage": machines.location("notes")}
     project = projects.new("two-machines", changes)
+    without = {name: value for name, value in machines.environment.items() if name != "MLFLOW_TRACKING_URI"}
+    refused = project.run("dvc", "repro", fails=True, **without)
+    assert "is a file whose locks hold on one machine only, and 2 take part (second, " in refused
     started = project.start("dvc", "repro", **machines.environment)
     trained_there = set()
     while started.process.poll() is None:
@@ -159,7 +178,7 @@ def test_the_whole_pipeline_is_that_of_one_machine(machines, projects, finished)
 
     assert started.process.returncode == 0, output
     assert trained_there
-    assert_same_data(project, hashes(finished.path("data")), machines.location("notes"))
+    assert_same_data(project, hashes(finished.path("data")))
     found, expected = Outcome.of(project), Outcome.of(finished)
     assert found.weights.keys() == expected.weights.keys()
     curves = [
