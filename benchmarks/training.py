@@ -5,9 +5,9 @@ per second over `--repeats`. Repeat it after `dvc repro` with
 
     python -m benchmarks.training
 
-`keras.Model.fit` trains the same network of Keras' own layers with Keras' own Adam, and gets the spectrograms as an array
-in memory. Ours reads them from the mapped shards, in an order that
-follows from the seed, with deterministic operations, as the train stage does.
+`keras.Model.fit` trains the same network of Keras' own layers by Keras' own Adam, and gets the spectrograms as an array
+in memory. Ours reads them from the mapped shards, in an order that follows from the seed, with deterministic
+operations, as the train stage does.
 """
 
 import argparse
