@@ -9,11 +9,14 @@ from collections.abc import Sequence
 
 
 def start(arguments: Sequence[str], num_workers: int) -> list[subprocess.Popen[bytes]]:
-    """Start `python -m ARGUMENTS --rank R --workers N` for each rank, with `TF_CONFIG` on loopback when N > 1."""
+    """Start `python -m ARGUMENTS --rank R --workers N` for each rank, with `TF_CONFIG` on loopback when N > 1.
+
+    Where there are GPUs, each process sees that of its rank.
+    """
     addresses = [f"127.0.0.1:{_free_port()}" for _ in range(num_workers)]
     children = []
     for rank in range(num_workers):
-        environment = dict(os.environ)
+        environment = {"CUDA_VISIBLE_DEVICES": str(rank), **os.environ}
         if num_workers > 1:
             task = {"type": "worker", "index": rank}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
