@@ -112,7 +112,7 @@ def of_keras_layers(model: Any) -> Any:
     import keras
 
     def clone(layer: Any) -> Any:
-        theirs = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
+        theirs: Any = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
         return theirs.from_config(layer.get_config())
 
     return keras.models.clone_model(model, clone_function=clone, recursive=True)
