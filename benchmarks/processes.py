@@ -12,13 +12,13 @@ from functools import partial
 def start(arguments: Sequence[str], num_workers: int, is_pinned: bool = False) -> list[subprocess.Popen[bytes]]:
     """Start `python -m ARGUMENTS --rank R --workers N` for each rank, with `TF_CONFIG` on loopback when N > 1.
 
-    `is_pinned`: each to a core of its own.
+    Where there are GPUs, each process sees that of its rank. `is_pinned`: each to a core of its own.
     """
     cores = sorted(os.sched_getaffinity(0)) if is_pinned else []
     addresses = [f"127.0.0.1:{_free_port()}" for _ in range(num_workers)]
     children = []
     for rank in range(num_workers):
-        environment = dict(os.environ)
+        environment = {"CUDA_VISIBLE_DEVICES": str(rank), **os.environ}
         if num_workers > 1:
             task = {"type": "worker", "index": rank}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})

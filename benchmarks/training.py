@@ -5,21 +5,31 @@ per second over `--repeats`. Repeat it after `dvc repro` with
 
     python -m benchmarks.training
 
-`keras.Model.fit` trains the same network of Keras' own layers with Keras' own Adam, and gets the spectrograms as an array
-in memory. Ours reads them from the mapped shards, in an order that
-follows from the seed, with deterministic operations, as the train stage does.
+`keras.Model.fit` trains the same network of Keras' own layers by Keras' own Adam, and gets the spectrograms as an array
+in memory. Ours reads them from the mapped shards, in an order that follows from the seed, with deterministic
+operations, as the train stage does. Where there are GPUs, every process has one, and how busy they were while
+the clock ran (`nvidia-smi`) stands beside.
+
+    python -m benchmarks.training --seed-minutes 15
+
+trains the preset `seed` for so long, then the preset `laptop` until its validation error is as good as the best of
+those, and prints how much sooner that is.
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import start
+from benchmarks.recipes import Recipe, write_params
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.paths import SPECTROGRAMS, TABLE
 from training.params import Params
@@ -32,7 +42,7 @@ CONTENDERS = {
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Print the samples per second of one process; the first epoch, which builds the graph, does not count."""
+    """Print what one process measures; the first epoch, which builds the graph, does not count."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -66,10 +76,37 @@ def measure(arguments: argparse.Namespace) -> None:
             step.train_epoch(train.training_slices(epoch, 0, settings.global_batch_size, rank, workers))
 
     run_epoch(0)
+    watch = watch_gpu(rank)
     started = time.perf_counter()
     for epoch in range(1, 1 + arguments.epochs):
         run_epoch(epoch)
-    print(json.dumps(n_rows * arguments.epochs / (time.perf_counter() - started)))
+    rate = n_rows * arguments.epochs / (time.perf_counter() - started)
+    print(json.dumps([rate, mean_utilisation(watch)]))
+
+
+def n_gpus() -> int:
+    """Return how many GPUs this machine has."""
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def watch_gpu(number: int) -> subprocess.Popen[str] | None:
+    """Start to write down how busy a GPU is; None where there is none."""
+    if number >= n_gpus():
+        return None
+    query = ["nvidia-smi", f"--id={number}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    return subprocess.Popen([*query, "--loop-ms=100"], stdout=subprocess.PIPE, text=True)
+
+
+def mean_utilisation(watch: subprocess.Popen[str] | None) -> float | None:
+    """Return the mean of what was written down, in per cent."""
+    if watch is None:
+        return None
+    watch.terminate()
+    values = [float(line) for line in watch.communicate()[0].split() if line.isdigit()]
+    return statistics.fmean(values) if values else None
 
 
 def of_keras_layers(model: Any) -> Any:
@@ -77,13 +114,13 @@ def of_keras_layers(model: Any) -> Any:
     import keras
 
     def clone(layer: Any) -> Any:
-        theirs = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
+        theirs: Any = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
         return theirs.from_config(layer.get_config())
 
     return keras.models.clone_model(model, clone_function=clone, recursive=True)
 
 
-def samples_per_s(kind: str, workers: int, arguments: argparse.Namespace) -> float:
+def measure_apart(kind: str, workers: int, arguments: argparse.Namespace) -> list[float | None]:
     """Run one contender in processes of its own, and return what its first one measured."""
     command = ["benchmarks.training", "--measure", kind, "--cpus", str(max(1, arguments.cpus // workers))]
     for name in ("params", "spectrograms", "table", "epochs"):
@@ -94,21 +131,54 @@ def samples_per_s(kind: str, workers: int, arguments: argparse.Namespace) -> flo
     outputs = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
         raise SystemExit(f"a process of {kind!r} failed; run it by hand with --measure {kind}")
-    return float(json.loads(outputs[0].splitlines()[-1]))
+    found: list[float | None] = json.loads(outputs[0].splitlines()[-1])
+    return found
 
 
-def main(arguments: argparse.Namespace) -> None:
+def compare_rates(arguments: argparse.Namespace) -> None:
     """Measure all contenders in alternating order, and print medians as a Markdown table."""
-    results: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    gpus = n_gpus()
+    contenders = {name: each for name, each in CONTENDERS.items() if not gpus or each[1] <= gpus}
+    results: dict[str, list[list[Any]]] = {name: [] for name in contenders}
     for repeat in range(arguments.repeats):
-        for name in list(CONTENDERS)[:: 1 if repeat % 2 == 0 else -1]:
-            results[name].append(samples_per_s(*CONTENDERS[name], arguments))
-            print(f"{name}: {results[name][-1]:.0f} samples/s", file=sys.stderr, flush=True)
+        for name in list(contenders)[:: 1 if repeat % 2 == 0 else -1]:
+            results[name].append(measure_apart(*contenders[name], arguments))
+            print(f"{name}: {results[name][-1][0]:.0f} samples/s", file=sys.stderr, flush=True)
     first = next(iter(results.values()))
-    print("| | samples/s | beside keras.Model.fit |\n|---|---|---|")
+    print("| | samples/s | beside keras.Model.fit |" + (" GPU busy (%) |" if gpus else ""))
+    print("|---|---|---|" + ("---|" if gpus else ""))
     for name, values in results.items():
-        ratios = [value / other for value, other in zip(values, first, strict=True)]
-        print(f"| {name} | {statistics.median(values):.0f} | {statistics.median(ratios):.2f} |")
+        ratios = [value[0] / other[0] for value, other in zip(values, first, strict=True)]
+        busy = [value[1] for value in values if value[1] is not None]
+        print(
+            f"| {name} | {statistics.median(value[0] for value in values):.0f} | {statistics.median(ratios):.2f} |",
+            end="",
+        )
+        print(f" {statistics.median(busy):.0f} |" if busy else "")
+
+
+def compare_times(arguments: argparse.Namespace) -> None:
+    """Print when the seed's configuration had its best validation error, and when the default one had as good a one."""
+    with tempfile.TemporaryDirectory() as name:
+        seed, laptop = (
+            Recipe(write_params(arguments.params, each, Path(name, each)), arguments.spectrograms, arguments.table)
+            for each in ("seed", "laptop")
+        )
+        epochs: list[tuple[float, float]] = []
+        for epochs, _ in seed.follow(60 * arguments.seed_minutes):
+            print(f"seed: {epochs[-1][0]:.0f} s: validation {epochs[-1][1]:.6f}", file=sys.stderr, flush=True)
+        if not epochs:
+            raise SystemExit(f"--seed-minutes {arguments.seed_minutes:g} is too little for an epoch of the preset seed")
+        seed_s, error = min(epochs, key=lambda epoch: epoch[1])
+        print(f"seed: {error:.6f} after {seed_s:.0f} s, the best of {len(epochs)} epochs")
+        for epochs, _ in laptop.follow(60 * arguments.seed_minutes):
+            reached = [epoch for epoch in epochs if epoch[1] <= error]
+            if reached:
+                laptop_s, found = reached[0]
+                print(f"laptop: {found:.6f} after {laptop_s:.1f} s and {epochs.index(reached[0]) + 1} epochs")
+                print(f"ratio: {seed_s / laptop_s:.1f} times sooner")
+                return
+        print("laptop: nothing as good")
 
 
 if __name__ == "__main__":
@@ -124,5 +194,9 @@ if __name__ == "__main__":
     parser.add_argument("--measure", choices=["keras", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--seed-minutes", type=float, help="compare times to an error instead, see above")
     given = parser.parse_args()
-    (measure if given.measure else main)(given)
+    if given.measure:
+        measure(given)
+    else:
+        (compare_times if given.seed_minutes else compare_rates)(given)

@@ -14,7 +14,8 @@ from tests.sounds import write_corpus
 
 CLIPS = tuple(Clip(f"{name}.wav", f"/sounds/{name}.wav") for name in "abcdefg")
 ALL_FACTS = tuple(
-    Facts(clip.clip_id, 8000, 1, 100 + place, 0, 100 + place, "libsndfile", (0, 0, 0)) for place, clip in enumerate(CLIPS)
+    Facts(clip.clip_id, 8000, 1, 100 + place, 0, 100 + place, "libsndfile", (0, 0, 0))
+    for place, clip in enumerate(CLIPS)
 )
 
 
