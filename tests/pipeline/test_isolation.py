@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -198,6 +199,11 @@ def other_suffix(path):
     path.write_bytes(buffer.getvalue())
 
 
+def unknown_codec(path):
+    write_container(path, sine(100.0, 9000), 8000, "flac", "matroska")
+    path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_FLOC"))
+
+
 def with_value(value):
     def make(path):
         y = sine(100.0, 1000)
@@ -244,6 +250,8 @@ HOSTILE = {
     "zeros.m4a": (lambda path: put(path, bytes(10_000)), "not audio"),
     "m4a as.wav": (lambda path: write_container(path, sine(100.0, 9000), 8000, "aac", "ipod"), "row"),
     "an audio track.mkv": (lambda path: write_container(path, sine(100.0, 9000), 8000, "flac", "matroska"), "row"),
+    "an unknown codec.mkv": (unknown_codec, "unsupported"),
+    "in parts.aiff": (lambda path: write(path, sine(100.0, 9000), subtype="DWVW_16"), "unsupported"),
     "a megahertz.wav": (lambda path: write(path, sine(100.0, 50_000), 1_000_000), "row"),
     "dies.ogg": (lambda path: put(path, b"SEGFAULT".ljust(16, b"\n")), "decoder died"),
     "aborts.mp3": (lambda path: put(path, b"ABORT".ljust(16, b"\n")), "decoder died"),
@@ -276,6 +284,15 @@ def test_every_hostile_file_is_accounted_for(tmp_path, rng, make_pipeline, open_
     open_store().verify()
     x = open_store().rows(np.arange(report.counts["rows"]))
     assert np.isfinite(x).all()
+
+
+def test_the_documents_say_what_becomes_of_each(pytestconfig):
+    text = (pytestconfig.rootpath / "docs" / "files.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([^`]+)` \|[^|]+\| ([^|]+) \|$", text, re.MULTILINE))
+
+    assert {name: set(outcome.split(" or ")) for name, outcome in table.items()} == {
+        name: reason if isinstance(reason, set) else {reason} for name, (_, reason) in HOSTILE.items()
+    }
 
 
 # --- fuzz
