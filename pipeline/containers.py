@@ -148,6 +148,8 @@ class ContainerFile:
         self._stream = self._container.streams.best("audio")
         if self._stream is None:
             raise AudioError("not audio", f"{_title(self._demuxer)} without a track of sound")
+        if self._stream.codec_context is None:
+            raise AudioError("unsupported", f"{_title(self._demuxer)} with sound that FFmpeg has no decoder for")
         self._stream.codec_context.thread_count = 1
         self._stated = self._state_length()
         self._go(0)
@@ -297,7 +299,8 @@ def _segment_end(head: bytes) -> int:
 def _atoms_end(raw: BinaryIO) -> int:
     """Return where the last of MP4's outermost atoms that hold sound ends."""
     start = end = 0
-    while True:
+    n_bytes = raw.seek(0, os.SEEK_END)
+    while start < n_bytes:
         raw.seek(start)
         head = raw.read(16)
         size, name = int.from_bytes(head[:4], "big"), head[4:8]
@@ -307,3 +310,4 @@ def _atoms_end(raw: BinaryIO) -> int:
             return end
         start += size
         end = start if name in _TOP_ATOMS else end
+    return end

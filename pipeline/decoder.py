@@ -38,6 +38,8 @@ _LENGTH_UNKNOWN = 0x7F00_0000
 _FRAMES_UNKNOWN = 2**62
 # Integers of 32 bits, written as floats without scaling, are below; far above, squares overflow float32.
 _LOUDEST = 2.0**32
+# How far before its end a file is entered to see that it is there: libsndfile fails in the last block of some formats.
+_LAST_SAMPLES = 1024
 # How much is hashed at a time.
 _HASHED_BYTES = 1 << 20
 
@@ -80,6 +82,9 @@ def decoder(raw: BinaryIO) -> SoundFile:
     if file.frames >= _FRAMES_UNKNOWN:
         file.close()
         raise AudioError("unknown length", "the header does not state how many samples there are")
+    if file.subtype.startswith("DWVW"):
+        file.close()
+        raise AudioError("unsupported", "DWVW, of which no part can be read for itself")
     return file
 
 
@@ -239,12 +244,13 @@ def _check_whole(file: sf.SoundFile, raw: BinaryIO) -> None:
 
 
 def _check_end(file: sf.SoundFile) -> None:
-    """Refuse a file whose last sample is not there: the headers of FLAC and MP3 may promise a billion of them."""
+    """Refuse a file whose last samples are not there: the headers of FLAC and MP3 may promise a billion of them."""
     if not file.frames or not file.seekable():
         return
+    n_samples = min(file.frames, _LAST_SAMPLES)
     try:
-        file.seek(file.frames - 1)
-        is_there = len(file.read(1, dtype="float32")) == 1
+        file.seek(file.frames - n_samples)
+        is_there = len(file.read(n_samples, dtype="float32")) == n_samples
     except sf.LibsndfileError:
         is_there = False
     if not is_there:

@@ -8,11 +8,8 @@ it was at: that one is refused, once a second child has died of it too, and the 
 """
 
 import atexit
-import importlib
-import mmap
 import os
 import pickle
-import resource
 import signal
 import socket
 import subprocess
@@ -20,22 +17,19 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.child import Shared
 from pipeline.decoder import is_trusted, opened
 from pipeline.errors import AudioError
 from pipeline.loader import Loader, UntrustedError
 from pipeline.recording import Facts, Recording
 
-# Of what is shared with the child, the start says which file of a request it is at, so that the parent can read it when
-# the child is gone; behind it lie the arrays of its answer, since a socket would take several times as long.
-_PROGRESS_BYTES = 8
+# Of the memory that is shared with a child, at first.
 _SHARED_BYTES = 4 << 20
 # One thread, and memory that is used again instead of given back after each request.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"} | dict.fromkeys(
@@ -178,13 +172,13 @@ class _Child:
     def __init__(self, key: bytes, limits: Limits) -> None:
         self._limits = limits
         self._owner = os.getpid()
-        self._shared = _Shared(_shared_file())
+        self._shared = Shared(_shared_file())
         ours, theirs = socket.socketpair()
         with theirs:
             descriptors = theirs.fileno(), self._shared.descriptor
             paths = os.pathsep.join(path or os.curdir for path in sys.path)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.isolation", *map(str, descriptors)],
+                [sys.executable, "-m", "pipeline.child", *map(str, descriptors)],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -274,52 +268,6 @@ def _end_children() -> None:
             child.end()
 
 
-class _Shared:
-    """Memory that parent and child share: a file without a name, that grows when an answer does not fit."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self._map = mmap.mmap(descriptor, 0)
-
-    @property
-    def place(self) -> int:
-        return int.from_bytes(self._map[:_PROGRESS_BYTES], "little")
-
-    @place.setter
-    def place(self, place: int) -> None:
-        self._map[:_PROGRESS_BYTES] = place.to_bytes(_PROGRESS_BYTES, "little")
-
-    def put(self, buffers: list[memoryview]) -> list[int]:
-        """Write buffers, and return their sizes."""
-        sizes = [buffer.nbytes for buffer in buffers]
-        n_bytes = _PROGRESS_BYTES + sum(sizes)
-        if n_bytes > len(self._map):
-            os.ftruncate(self.descriptor, n_bytes)
-            self._map.close()
-            self._map = mmap.mmap(self.descriptor, 0)
-        start = _PROGRESS_BYTES
-        for buffer in buffers:
-            self._map[start : start + buffer.nbytes] = buffer
-            start += buffer.nbytes
-        return sizes
-
-    def copies(self, sizes: list[int]) -> list[bytearray]:
-        """Return copies of buffers of these sizes."""
-        if _PROGRESS_BYTES + sum(sizes) > len(self._map):
-            self._map.close()
-            self._map = mmap.mmap(self.descriptor, 0)
-        found, start = [], _PROGRESS_BYTES
-        with memoryview(self._map) as view:
-            for size in sizes:
-                found.append(bytearray(view[start : start + size]))
-                start += size
-        return found
-
-    def close(self) -> None:
-        self._map.close()
-        os.close(self.descriptor)
-
-
 def _shared_file() -> int:
     """Return a descriptor of a file that has no name, in memory where the system can."""
     if hasattr(os, "memfd_create"):
@@ -329,73 +277,3 @@ def _shared_file() -> int:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, _SHARED_BYTES)
     return descriptor
-
-
-def serve(connection: Connection, shared: _Shared) -> None:
-    """Be the child: answer requests until the parent is gone."""
-    loader, limits = pickle.loads(connection.recv_bytes())
-    _limit_memory(limits.memory_bytes)
-    while True:
-        try:
-            name, arguments = connection.recv()
-        except (EOFError, OSError):
-            return
-        _limit_cpu(limits.cpu_s)
-        progress = partial(_report_progress, connection, shared, limits.cpu_s)
-        try:
-            if name == "load_many":
-                paths = _counted(arguments[0], shared, limits.cpu_s)
-                _send(connection, shared, "item", loader.load_many(paths, progress=progress))
-            elif name == "stream":
-                for block in loader.stream(*arguments):
-                    _limit_cpu(limits.cpu_s)
-                    _send(connection, shared, "item", block)
-            else:
-                _send(connection, shared, "item", loader.examine(*arguments, progress))
-        except AudioError as error:
-            _send(connection, shared, "error", error)
-        else:
-            _send(connection, shared, "end", None)
-
-
-def _report_progress(connection: Connection, shared: _Shared, cpu_s: int) -> None:
-    """Begin to count anew what a file may cost: so much until the next sign of life."""
-    _limit_cpu(cpu_s)
-    _send(connection, shared, "progress", None)
-
-
-def _counted(paths: list[Any], shared: _Shared, cpu_s: int) -> Iterator[Any]:
-    """Yield paths, and leave a note of which one is out."""
-    for place, path in enumerate(paths):
-        shared.place = place
-        _limit_cpu(cpu_s)
-        yield path
-
-
-def _send(connection: Connection, shared: _Shared, kind: str, value: Any) -> None:
-    """Send a message whose arrays lie in shared memory, and wait until they have been copied."""
-    buffers: list[pickle.PickleBuffer] = []
-    message = pickle.dumps((kind, value), protocol=5, buffer_callback=buffers.append)
-    connection.send((shared.put([buffer.raw() for buffer in buffers]), message))
-    connection.recv()
-
-
-def _limit_cpu(seconds: int) -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, hard))
-
-
-def _limit_memory(n_bytes: int) -> None:
-    """Refuse the process more memory than that beyond what it has, where the system can tell."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        has = int(status.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (has + n_bytes, hard))
-
-
-if __name__ == "__main__":
-    # Not of `__main__`, where pickles would not find it.
-    module = importlib.import_module("pipeline.isolation")
-    module.serve(Connection(int(sys.argv[1])), module._Shared(int(sys.argv[2])))

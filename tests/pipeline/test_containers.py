@@ -255,6 +255,22 @@ def test_a_video_without_sound(tmp_path, noise):
     assert refusal(path) == ("not audio", "MP4 or QuickTime without a track of sound")
 
 
+def test_sound_of_an_unknown_codec(tmp_path, noise):
+    path = put(tmp_path / "a.mkv", noise, 48_000, "flac")
+    path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_FLOC"))
+
+    assert refusal(path) == ("unsupported", "Matroska or WebM with sound that FFmpeg has no decoder for")
+
+
+def test_an_atom_that_is_longer_than_any_file(tmp_path, noise):
+    path = put(tmp_path / "a.m4a", noise, 48_000, "aac")
+    content = path.read_bytes()
+    start = content.index(b"free") - 4
+    path.write_bytes(content[:start] + b"\0\0\0\1free" + (2**63 + 5).to_bytes(8, "big") + content[start + 16 :])
+
+    assert refusal(path)[0] == "damaged"
+
+
 def test_sound_that_changes_its_rate(tmp_path, noise):
     slow, fast = (put(tmp_path / f"{rate}.aac", noise, rate, "aac").read_bytes() for rate in (22_050, 44_100))
     (tmp_path / "a.aac").write_bytes(slow + fast)

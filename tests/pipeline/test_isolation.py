@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipeline import isolation
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader, Limits
 from pipeline.loader import Loader
+from pipeline.padder import Padder
 from pipeline.recording import Recording
 from tests.containers import write_container
 from tests.pipeline.deadly import DeadlyLoader, SlowLoader
@@ -149,6 +151,7 @@ def test_a_child_ends_with_its_parent(pytestconfig, tmp_path, rng):
 import os, signal, sys
 from pipeline.isolation import IsolatedLoader
 from pipeline.loader import Loader
+from pipeline.padder import Padder
 import psutil
 IsolatedLoader(Loader()).load_many([sys.argv[1]])
 print(psutil.Process().children()[0].pid, flush=True)
@@ -194,6 +197,11 @@ def other_suffix(path):
     buffer = io.BytesIO()
     sf.write(buffer, sine(100.0, 5000), 8000, format="FLAC")
     path.write_bytes(buffer.getvalue())
+
+
+def unknown_codec(path):
+    write_container(path, sine(100.0, 9000), 8000, "flac", "matroska")
+    path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_FLOC"))
 
 
 def with_value(value):
@@ -242,6 +250,8 @@ HOSTILE = {
     "zeros.m4a": (lambda path: put(path, bytes(10_000)), "not audio"),
     "m4a as.wav": (lambda path: write_container(path, sine(100.0, 9000), 8000, "aac", "ipod"), "row"),
     "an audio track.mkv": (lambda path: write_container(path, sine(100.0, 9000), 8000, "flac", "matroska"), "row"),
+    "an unknown codec.mkv": (unknown_codec, "unsupported"),
+    "in parts.aiff": (lambda path: write(path, sine(100.0, 9000), subtype="DWVW_16"), "unsupported"),
     "a megahertz.wav": (lambda path: write(path, sine(100.0, 50_000), 1_000_000), "row"),
     "dies.ogg": (lambda path: put(path, b"SEGFAULT".ljust(16, b"\n")), "decoder died"),
     "aborts.mp3": (lambda path: put(path, b"ABORT".ljust(16, b"\n")), "decoder died"),
@@ -276,7 +286,24 @@ def test_every_hostile_file_is_accounted_for(tmp_path, rng, make_pipeline, open_
     assert np.isfinite(x).all()
 
 
+def test_the_documents_say_what_becomes_of_each(pytestconfig):
+    text = (pytestconfig.rootpath / "docs" / "files.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([^`]+)` \|[^|]+\| ([^|]+) \|$", text, re.MULTILINE))
+
+    assert {name: set(outcome.split(" or ")) for name, outcome in table.items()} == {
+        name: reason if isinstance(reason, set) else {reason} for name, (_, reason) in HOSTILE.items()
+    }
+
+
 # --- fuzz
+
+
+FUZZED = Limits(cpu_s=10, wall_s=60.0, memory_bytes=1 << 30)
+# What may be said of a mutated file.
+REASONS = {
+    *("sound", "not audio", "truncated", "empty", "unknown length", "not finite", "too loud"),
+    *("decoder died", "too large", "damaged", "changing format", "unsupported"),
+}
 
 
 def originals(rng, folder):
@@ -336,18 +363,24 @@ def mutate(rng, whole, other):
     return bytes(content)
 
 
-def fuzz(tmp_path, seed, number):
-    """Load mutated files; return how many were sound, and the reasons of the others."""
+def mutants(tmp_path, seed, number):
+    """Yield paths of mutated files, a hundred at a time."""
     rng = np.random.default_rng(seed)
     wholes = originals(rng, tmp_path)
-    isolated = IsolatedLoader(Loader(), Limits(cpu_s=10, wall_s=60.0, memory_bytes=1 << 30))
-    reasons = []
     for start in range(0, number, 100):
         paths = []
         for index in range(start, min(start + 100, number)):
             whole, other = (wholes[place] for place in rng.integers(0, len(wholes), 2))
             paths.append(tmp_path / f"{index % 100}.snd")
             paths[-1].write_bytes(mutate(rng, whole, other))
+        yield paths
+
+
+def fuzz(tmp_path, seed, number):
+    """Load mutated files; return how many were sound, and the reasons of the others."""
+    isolated = IsolatedLoader(Loader(), FUZZED)
+    reasons = []
+    for paths in mutants(tmp_path, seed, number):
         found = isolated.load_many(paths)
         assert len(found) == len(paths)
         for each in found:
@@ -364,10 +397,40 @@ def test_a_thousand_mutated_files(tmp_path):
     assert len(reasons) == 1000
     # Neither all of them harmless, nor none: the fuzz reaches what it is for.
     assert 50 < reasons.count("sound") < 950
-    assert set(reasons) <= {
-        *("sound", "not audio", "truncated", "empty", "unknown length", "not finite", "too loud"),
-        *("decoder died", "too large", "damaged", "changing format"),
-    }
+    assert set(reasons) <= REASONS
+
+
+def fuzz_segments(tmp_path, seed, number, loader):
+    """Cut mutated files into segments; return how many were sound, and the reasons of the others."""
+    isolated, reasons = IsolatedLoader(loader, FUZZED), []
+    for path in (path for paths in mutants(tmp_path, seed, number) for path in paths):
+        try:
+            facts = isolated.examine(path)
+            n_segments = Padder().count_segments(isolated.count_resampled(facts), isolated.n_samples, 0)
+            # No header is believed that promises much more than the file can hold.
+            assert facts.source_samples <= 16 * path.stat().st_size
+            # But for one of a sample in a second.
+            n_segments, lengths = min(n_segments, 500), []
+            for block in isolated.stream(path, facts, range(n_segments), 0):
+                assert all(np.isfinite(y).all() for y in block)
+                lengths.extend(y.shape[1] for y in block)
+        except AudioError as error:
+            reasons.append(error.reason)
+        else:
+            # Every sample that was announced, and no other.
+            assert sum(lengths) == min(isolated.count_resampled(facts), 500 * isolated.n_samples)
+            assert set(lengths[:-1]) <= {isolated.n_samples}
+            reasons.append("sound")
+    return reasons
+
+
+@pytest.mark.parametrize("loading", [{}, {"trim_db": 3.0, "min_level_db": -40.0}], ids=["whole", "trimmed"])
+def test_segments_of_mutated_files(tmp_path, loading):
+    reasons = fuzz_segments(tmp_path, 3, 200, Loader(8000, 0.05, **loading))
+
+    assert len(reasons) == 200
+    assert 10 < reasons.count("sound") < 190
+    assert set(reasons) <= REASONS | ({"quiet"} if loading else set())
 
 
 @pytest.mark.soak
@@ -378,3 +441,14 @@ def test_ten_thousand_mutated_files(tmp_path):
 
     assert len(reasons) == 10_000
     assert psutil.Process().memory_info().rss - before < 500 << 20
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("loading", [{}, {"trim_db": 3.0, "min_level_db": -40.0}], ids=["whole", "trimmed"])
+def test_segments_of_three_thousand_mutated_files(tmp_path, loading):
+    seed = int(os.environ.get("FUZZ_SEED", "4"))
+    reasons = fuzz_segments(tmp_path, seed, 3000, Loader(8000, 0.05, **loading))
+
+    assert len(reasons) == 3000
+    assert set(reasons) <= REASONS | ({"quiet"} if loading else set())

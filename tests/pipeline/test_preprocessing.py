@@ -7,6 +7,7 @@ import pytest
 from pipeline import planner, shards
 from pipeline.corpus import Splitter, hash_prefix
 from pipeline.errors import CorpusError, StoreError
+from pipeline.levels import Leveller
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.preprocessing import RejectedError
@@ -176,6 +177,21 @@ def test_what_was_noticed_is_counted(tmp_path, rng, make_pipeline):
     assert report.rejected == ()
     n_samples = 4 * N_SAMPLES + (N_SAMPLES + 1) + (N_SAMPLES - 1) - N_SAMPLES
     assert report.hours * 3600 == pytest.approx(n_samples / 22050 + 5920 / 8000)
+
+
+def test_what_was_done_to_clips_is_counted(tmp_path, rng, make_pipeline):
+    folder = tmp_path / "corpus"
+    for name in ("a", "b/the same"):
+        write(folder / f"{name}.wav", sine(300.0, 5000), 22050)
+    write(folder / "between silences.wav", np.pad(sine(300.0, 5000), 5000), 22050)
+    write(folder / "quiet.wav", sine(300.0, 5000, amplitude=1e-3), 22050)
+    write(folder / "text.wav", sine(300.0, 5000), 22050).write_text("text")
+    options = {"leveller": Leveller("peak", -6.0), "max_rejected_share": 0.2}
+    counts = make_pipeline(loader=Loader(trim_db=40.0, min_level_db=-40.0), **options).preprocess(folder).counts
+
+    assert {name: counts[name] for name in "clips rejected quiet trimmed levelled duplicates padded".split()} == {
+        **{"clips": 3, "rejected": 1, "quiet": 1, "trimmed": 1, "levelled": 3, "duplicates": 1, "padded": 3}
+    }
 
 
 def test_the_duration_of_a_clip_that_fills_a_row_exactly_is_no_cut(tmp_path, make_pipeline):

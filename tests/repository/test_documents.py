@@ -40,6 +40,18 @@ def test_the_readme_maps_every_module():
             assert path.name == "__init__.py" or path.name in listing, f"{path.name} is not in the README's map"
 
 
+def test_every_reason_to_reject_a_recording_is_explained():
+    # A name in capitals is a reason that is raised in one place and looked for in another.
+    pattern = r"""(?:AudioError|Rejection)\([^"()]*"([a-z ]+)"|^[A-Z_]+ = "([a-z]+)"$"""
+    sources = ("containers", "corpus", "decoder", "isolation", "loader", "silence")
+    code = "".join((ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8") for name in sources)
+    reasons = {first or second for first, second in re.findall(pattern, code, re.MULTILINE)}
+    table = (ROOT / "docs" / "files.md").read_text(encoding="utf-8").split("| file |")[0]
+
+    assert {"truncated", "quiet", "unread format", "same id"} <= reasons
+    assert {reason for reason in reasons if f"`{reason}`" not in table} == set()
+
+
 def test_the_lock_holds_names_versions_and_hashes_only():
     assert {path.stem for path in LOCKS} == {"uv", "run", "dev"}
     for path in LOCKS:

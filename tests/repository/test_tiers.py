@@ -27,6 +27,7 @@ ABSENT = [
 CORE = [
     "artifact",
     "bucket",
+    "child",
     "command",
     "containers",
     "corpus",
@@ -51,6 +52,7 @@ CORE = [
     "reuse",
     "shards",
     "signatures",
+    "silence",
     "spectrogram",
     "storage",
     "store",
