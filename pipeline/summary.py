@@ -35,18 +35,15 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     n_overlap : int, optional
         Samples that segments share, where all of them were wanted.
     """
-    rate, channels, samples = (np.asarray(clips[name]) for name in ("source_rate", "source_channels", "source_samples"))
-    # A corpus has few different pairs of rate and length, or few clips.
-    pairs, which = np.unique(np.stack([rate, samples], axis=1), axis=0, return_inverse=True)
-    counted = [_count_pair(each, n, loader, n_overlap) for each, n in pairs.tolist()]
-    is_truncated, is_padded = np.asarray(counted, dtype=bool)[which].T
+    rate, channels = (np.asarray(clips[name]) for name in ("source_rate", "source_channels"))
+    n_truncated, n_padded = _count_lengths(clips, loader, n_overlap)
     loud = pc.count_distinct(table["clip_id"].filter(pc.greater(table["peak"], 0.0))).as_py()
     counts = Counter(
         clips=len(clips),
         rows=len(table),
         segments=pc.sum(pc.equal(table["channel"], 0)).as_py(),
-        truncated=int(is_truncated.sum()),
-        padded=int(is_padded.sum()),
+        truncated=n_truncated,
+        padded=n_padded,
         silent=len(clips) - loud,
         resampled=int((rate != loader.sample_rate).sum()),
         folded=int((channels > 1).sum()) if loader.mono else 0,
@@ -54,6 +51,17 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     )
     splits = pc.value_counts(clips["split"])
     return counts + Counter(dict(zip(*(splits.field(place).to_pylist() for place in (0, 1)), strict=True)))
+
+
+def _count_lengths(clips: pa.Table, loader: Loader, n_overlap: int | None) -> tuple[int, int]:
+    """Return how many clips are cut, and how many have a padded row."""
+    names = ["source_rate", "source_samples"]
+    # A corpus has few different pairs of rate and length, or few clips.
+    pairs = clips.select(names).group_by(names).aggregate([([], "count_all")])
+    rates, lengths = (pairs[name].to_pylist() for name in names)
+    counted = [_count_pair(rate, n, loader, n_overlap) for rate, n in zip(rates, lengths, strict=True)]
+    n_truncated, n_padded = np.asarray(counted, dtype=bool).T @ np.asarray(pairs["count_all"])
+    return int(n_truncated), int(n_padded)
 
 
 def _count_pair(rate: int, n_samples: int, loader: Loader, n_overlap: int | None) -> tuple[bool, bool]:
