@@ -239,7 +239,8 @@ def _processes() -> list[Any]:
 
 
 def _cpu_s() -> float:
-    return float(sum(sum(process.cpu_times()[:2]) for process in _processes()))
+    """Return the seconds of processors of the processes that there are, and of their children that there were."""
+    return float(sum(sum(process.cpu_times()[:4]) for process in _processes()))
 
 
 def _peaks() -> dict[int, int]:

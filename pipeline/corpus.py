@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
@@ -199,9 +200,10 @@ class Splitter:
         n_others = len(order) - 1 - bool(self.validation_share)
         n_test = max(0, min(n_others, max(n_test, bool(test_share))))
         n_held_out = max(0, min(len(order) - 1, max(n_held_out, n_test + bool(self.validation_share))))
-        splits |= dict.fromkeys(order[:n_test], "test")
-        splits |= dict.fromkeys(order[n_test:n_held_out], "validation")
-        return splits | dict.fromkeys(order[n_held_out:], "train")
+        names: list[Split] = ["test", "validation", "train"]
+        for name, some in zip(names, (order[:n_test], order[n_test:n_held_out], order[n_held_out:]), strict=True):
+            splits.update(zip(some, repeat(name)))
+        return splits
 
     def _order(self, groups: list[str]) -> tuple[list[str], NDArray[np.float64]]:
         """Return groups by where they fall between 0 and 1, and where that is."""

@@ -7,13 +7,14 @@ they were, only the first decides, so that a renamed recording is found too. Kno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.artifact import Format, Shard, read_table
-from pipeline.corpus import hash_prefixes
 from pipeline.errors import StoreError
 from pipeline.recording import Facts
 from pipeline.storage import Storage
@@ -27,7 +28,7 @@ _NO_DIGITS = "0" * 16
 
 @dataclass(frozen=True)
 class Previous:
-    """The rows of an earlier store, sorted by the digest of the recording that they came from, and by its name.
+    """The rows of an earlier store, and its recordings, sorted by what they hold and what they are called.
 
     Sent to workers as it is: arrays only, which Ray maps.
 
@@ -37,48 +38,56 @@ class Previous:
         Where its shards may be: first where those of the next run will.
     shards : tuple of Shard
     lines : pyarrow.Table
-        Of the earlier table.
-    digests : ndarray of bytes, shape (n_lines,)
-        Of each line's recording.
-    keys : ndarray of uint64, shape (n_lines,)
-        Of each line, rising: a hash of the recording's content and id, since duplicates have lines of their own.
-    contents, content_lines : ndarray of uint64 and of int64, shape (n_lines,)
-        A hash of the content alone, rising, and the line that each is of.
+        The earlier table, in which the lines of a recording follow each other.
     shard_of, row_of : ndarray of int32, shape (n_lines,)
         Where the row of each line is.
+    keys : ndarray of uint64, shape (n_recordings,)
+        Of each recording, rising: a hash of its content and its id, since duplicates have lines of their own.
+    digests : ndarray of bytes, shape (n_recordings,)
+    starts, stops : ndarray of int64, shape (n_recordings,)
+        Its lines.
+    contents, by_content : ndarray of uint64 and of int64, shape (n_recordings,)
+        A hash of the content alone, rising, and the place of its recording in the others.
     """
 
     places: tuple[Storage, ...]
     shards: tuple[Shard, ...]
     lines: pa.Table
-    digests: NDArray[np.bytes_]
-    keys: NDArray[np.uint64]
-    contents: NDArray[np.uint64]
-    content_lines: Lines
     shard_of: NDArray[np.int32]
     row_of: NDArray[np.int32]
+    keys: NDArray[np.uint64]
+    digests: NDArray[np.bytes_]
+    starts: Lines
+    stops: Lines
+    contents: NDArray[np.uint64]
+    by_content: Lines
 
     @classmethod
     def of(cls, places: tuple[Storage, ...], described: Format, table: pa.Table) -> "Previous":
         """Return what a store holds."""
-        digests = table["sha256"].to_pylist()
+        table = table.combine_chunks()
+        clip_ids = table["clip_id"]
+        is_next = np.asarray(pc.not_equal(clip_ids.slice(1), clip_ids.slice(0, len(table) - 1)))
+        starts = np.concatenate([[0], np.flatnonzero(is_next) + 1])
+        stops = np.append(starts[1:], len(table))
+        digests = table["sha256"].take(starts).to_pylist()
         contents = _hash_contents(digests)
-        keys = contents ^ hash_prefixes(table["clip_id"].to_pylist())
-        # Stable, so that a recording's rows stay in their order.
+        keys = _mix(contents, clip_ids.take(starts).to_pylist())
         order = np.argsort(keys, kind="stable")
-        lines = table.take(order).combine_chunks()
         contents = contents[order]
         by_content = np.argsort(contents, kind="stable")
-        columns = (np.asarray(lines[name], dtype=np.int32) for name in ("shard", "row"))
         return cls(
             places,
             described.shards,
-            lines,
-            np.array(digests, dtype=_DIGEST)[order],
+            table,
+            np.asarray(table["shard"], dtype=np.int32),
+            np.asarray(table["row"], dtype=np.int32),
             keys[order],
+            np.array(digests, dtype=_DIGEST)[order],
+            starts[order],
+            stops[order],
             contents[by_content],
             by_content,
-            *columns,
         )
 
     def find(self, digests: Sequence[str], clip_ids: Sequence[str]) -> tuple[Lines, Lines]:
@@ -88,25 +97,16 @@ class Previous:
         found where it was.
         """
         wanted, contents = np.array(digests, dtype=_DIGEST), _hash_contents(digests)
-        keys = contents ^ hash_prefixes(clip_ids)
-        starts = self._first(keys, wanted)
-        (others,) = np.nonzero(starts < 0)
-        if len(others):
-            places = np.searchsorted(self.contents, contents[others]).clip(max=len(self.keys) - 1)
-            keys[others] = self.keys[self.content_lines[places]]
-            starts[others] = self._first(keys[others], wanted[others])
-        stops = np.searchsorted(self.keys, keys, side="right")
-        is_new = starts < 0
-        starts[is_new] = stops[is_new] = 0
-        return starts, stops
-
-    def _first(self, keys: NDArray[np.uint64], wanted: NDArray[np.bytes_]) -> Lines:
-        """Return the first line of each key, where that is of the wanted content, or -1."""
-        starts = np.searchsorted(self.keys, keys)
-        starts[starts == len(self.keys)] = -1
+        found = self._place(self.keys, _mix(contents, clip_ids))
+        (others,) = np.nonzero(self.digests[found] != wanted)
+        found[others] = self.by_content[self._place(self.contents, contents[others])]
         # Hashes may agree where contents do not.
-        is_found = (starts >= 0) & (self.keys[starts] == keys) & (self.digests[starts] == wanted)
-        return np.where(is_found, starts, -1)
+        is_known = self.digests[found] == wanted
+        return np.where(is_known, self.starts[found], 0), np.where(is_known, self.stops[found], 0)
+
+    def _place(self, hashes: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> Lines:
+        """Return where hashes are, if they are there; if not, anywhere."""
+        return np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
 
     def facts(self, lines: Lines, stamps: Sequence[tuple[int, int, int]]) -> list[Facts]:
         """Return what is known of the recordings that some lines came from, and that have these stamps now."""
@@ -172,6 +172,13 @@ def read_previous(places: tuple[Storage, ...], described: Format | None, table_p
         return Previous.of(places, described, read_table(table_path, described))
     except StoreError:
         return None
+
+
+def _mix(contents: NDArray[np.uint64], clip_ids: Sequence[str]) -> NDArray[np.uint64]:
+    """Return hashes of contents and ids."""
+    # A fast hash will do: where two ids share one, they have the same content, and therefore the same rows.
+    names = np.array([crc32(clip_id.encode()) for clip_id in clip_ids], dtype=np.uint64)
+    return contents ^ (names << np.uint64(32))
 
 
 def _hash_contents(digests: Sequence[str]) -> NDArray[np.uint64]:

@@ -147,7 +147,7 @@ class ShardMaker:
         shard = draft.reader.whole_shard(lines, unit.prefix)
         if shard is None:
             return None
-        clip_ids = np.repeat([clip.clip_id for clip in unit.clips], n_lines).tolist()
+        clip_ids = [clip.clip_id for clip, n in zip(unit.clips, n_lines.tolist(), strict=True) for _ in range(n)]
         rows = _copied_lines(self._previous, lines, clip_ids)
         return UnitResult(unit.prefix, unit.n_clips, shard, rows, unit.condemned, 0, is_part=unit.segments is not None)
 
@@ -155,7 +155,7 @@ class ShardMaker:
         """Return what an earlier run has found out about some clips, by their ids."""
         if self._previous is None:
             return {}
-        read = [self._try_digest(clip) for clip in clips]
+        read = self._digests(clips)
         starts, stops = self._previous.find([sha256 for sha256, _ in read], [clip.clip_id for clip in clips])
         places = np.flatnonzero(starts < stops).tolist()
         stamps = [read[place][1] for place in places]
@@ -178,7 +178,7 @@ class ShardMaker:
             nothing = np.zeros(len(unit.clips), dtype=np.int64)
             return nothing, nothing
         facts = unit.facts
-        digests = [each.sha256 for each in facts] if facts else [self._try_digest(clip)[0] for clip in unit.clips]
+        digests = [each.sha256 for each in facts] if facts else [sha256 for sha256, _ in self._digests(unit.clips)]
         starts, stops = self._previous.find(digests, [clip.clip_id for clip in unit.clips])
         if unit.facts and unit.segments is not None:
             n_channels = 1 if self._loader.mono else unit.facts[0].source_channels
@@ -187,12 +187,15 @@ class ShardMaker:
             return starts + wanted.start * n_channels, starts + wanted.stop * n_channels
         return starts, stops
 
-    def _try_digest(self, clip: Clip) -> tuple[str, tuple[int, int, int]]:
-        """Return a clip's digest and stamp, or an empty one where it cannot be read, which loading it will say."""
-        try:
-            return self._loader.digest(clip.path)
-        except AudioError:
-            return "", (0, 0, 0)
+    def _digests(self, clips: Sequence[Clip]) -> list[tuple[str, tuple[int, int, int]]]:
+        """Return digests and stamps of clips, empty ones where they cannot be read, which loading them will say."""
+        found, digest = [], self._loader.digest
+        for clip in clips:
+            try:
+                found.append(digest(clip.path))
+            except AudioError:
+                found.append(("", (0, 0, 0)))
+        return found
 
     def _compute_short(self, clips: Sequence[Clip]) -> Iterator[tuple[Recording, _Rows] | AudioError]:
         """Yield each clip's first segment, and what was wrong with it where it has none."""
@@ -302,7 +305,11 @@ class _Draft:
 
 def _copied_lines(previous: Previous, lines: Lines, clip_ids: list[str]) -> pa.Table:
     """Return lines of an earlier run, under the ids that their clips have now."""
-    return _replace(previous.lines.select(ROW_SCHEMA.names).take(lines), "clip_id", clip_ids)
+    found = previous.lines.select(ROW_SCHEMA.names)
+    # Those of a shard that is kept follow each other, and are not copied.
+    is_run = lines[-1] - lines[0] == len(lines) - 1 and (np.diff(lines) == 1).all()
+    found = found.slice(lines[0], len(lines)) if is_run else found.take(lines)
+    return _replace(found, "clip_id", clip_ids)
 
 
 def _replace(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:

@@ -35,12 +35,9 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     n_overlap : int, optional
         Samples that segments share, where all of them were wanted.
     """
-    rate, channels, samples = (np.asarray(clips[name]) for name in ("source_rate", "source_channels", "source_samples"))
-    heard = np.asarray(clips["source_stop"]) - np.asarray(clips["source_start"])
-    # A corpus has few different pairs of rate and length, or few clips.
-    pairs, which = np.unique(np.stack([rate, heard], axis=1), axis=0, return_inverse=True)
-    counted = [_count_pair(each, n, loader, n_overlap) for each, n in pairs.tolist()]
-    is_truncated, is_padded = np.asarray(counted, dtype=bool)[which].T
+    rate, channels = (np.asarray(clips[name]) for name in ("source_rate", "source_channels"))
+    heard = pc.subtract(clips["source_stop"], clips["source_start"])
+    n_truncated, n_padded = _count_lengths(clips["source_rate"], heard, loader, n_overlap)
     clip_ids = table["clip_id"]
     loud, levelled = (
         pc.count_distinct(clip_ids.filter(condition)).as_py()
@@ -50,9 +47,9 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
         clips=len(clips),
         rows=len(table),
         segments=pc.sum(pc.equal(table["channel"], 0)).as_py(),
-        truncated=int(is_truncated.sum()),
-        trimmed=int((heard < samples).sum()),
-        padded=int(is_padded.sum()),
+        truncated=n_truncated,
+        trimmed=pc.sum(pc.less(heard, clips["source_samples"])).as_py(),
+        padded=n_padded,
         silent=len(clips) - loud,
         resampled=int((rate != loader.sample_rate).sum()),
         folded=int((channels > 1).sum()) if loader.mono else 0,
@@ -61,6 +58,18 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     )
     splits = pc.value_counts(clips["split"])
     return counts + Counter(dict(zip(*(splits.field(place).to_pylist() for place in (0, 1)), strict=True)))
+
+
+def _count_lengths(
+    rates: pa.ChunkedArray, heard: pa.ChunkedArray, loader: Loader, n_overlap: int | None
+) -> tuple[int, int]:
+    """Return how many clips are cut, and how many have a padded row."""
+    # A corpus has few different pairs of rate and length, or few clips.
+    pairs = pa.table({"rate": rates, "heard": heard}).group_by(["rate", "heard"]).aggregate([([], "count_all")])
+    found = zip(pairs["rate"].to_pylist(), pairs["heard"].to_pylist(), strict=True)
+    counted = [_count_pair(rate, n, loader, n_overlap) for rate, n in found]
+    n_truncated, n_padded = np.asarray(counted, dtype=bool).T @ np.asarray(pairs["count_all"])
+    return int(n_truncated), int(n_padded)
 
 
 def _count_pair(rate: int, n_samples: int, loader: Loader, n_overlap: int | None) -> tuple[bool, bool]:

@@ -1,3 +1,4 @@
+import hashlib
 import os
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus import Clip, Splitter, hash_prefix, list_clips
+from pipeline.corpus import Clip, Splitter, hash_prefix, hash_prefixes, list_clips
 from pipeline.errors import CorpusError
 from tests.sounds import sine, write
 
@@ -224,6 +225,11 @@ def test_hash_prefix_is_the_first_bits_of_sha256():
     assert hash_prefix("abc", 64) == 0xBA7816BF8F01CFEA
 
 
+@given(st.lists(st.text(max_size=5)))
+def test_hashes_of_many_texts_are_those_of_each(texts):
+    assert hash_prefixes(texts).tolist() == [hash_prefix(text, 64) for text in texts]
+
+
 # --- splits
 
 
@@ -329,6 +335,16 @@ def test_a_test_pattern_that_cuts_a_group_is_refused():
 
     with pytest.raises(CorpusError, match=r"matches 2 of the 3 clips of group 'g'; .* make split\.group finer"):
         splitter.describe(["g/0.wav", "g/1.wav", "g/2.wav", "h/0.wav"])
+
+
+def test_groups_are_dealt_out_by_the_hashes_of_their_names():
+    clip_ids = [f"{index}.wav" for index in range(300)]
+    place = {clip_id: int(hashlib.sha256(f"5/{clip_id}".encode()).hexdigest()[:16], 16) / 2**64 for clip_id in clip_ids}
+
+    assert splits(Splitter(None, None, None, 0.2, 0.1, 5), clip_ids) == {
+        clip_id: "test" if place[clip_id] < 0.1 else "validation" if place[clip_id] < 0.1 + 0.2 else "train"
+        for clip_id in clip_ids
+    }
 
 
 def test_labels_and_groups_are_read_off_the_id():
