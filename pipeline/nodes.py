@@ -33,12 +33,18 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """Return the living nodes that have CPUs; a head without any gets no work, and need not see what work needs."""
+    """Return the nodes that get work: a head without CPUs gets none, and need not see what work needs."""
     return [
         Node(each["NodeID"], each["NodeManagerHostname"], each["NodeManagerAddress"])
-        for each in ray.nodes()  # type: ignore[no-untyped-call]
-        if each["Alive"] and each["Resources"].get("CPU")
+        for each in staying()
+        if each["Resources"].get("CPU")
     ]
+
+
+def staying() -> list[dict[str, Any]]:
+    """Return what Ray says of the living nodes, without those that are being drained, which get no new work."""
+    going = ray._private.state.state.get_draining_nodes()
+    return [each for each in ray.nodes() if each["Alive"] and each["NodeID"] not in going]  # type: ignore[no-untyped-call]
 
 
 def hostnames() -> list[str]:

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import engine
 from pipeline.errors import ResourceError
+from pipeline.nodes import staying
 from training.loop import STOPPED, Job, train_worker
 from training.params import Params
 
@@ -64,7 +65,8 @@ def train(job: Job, params: Params, notes: str) -> None:
             elif is_drain(error):
                 late, reason = 0, "a node was drained"
             else:
-                late, failures, reason = 0, failures + 1, f"a worker was lost for the {ordinal(failures + 1)} time"
+                late, failures = 0, failures + 1
+                reason = f"a worker was lost, {failures} of at most {resources.max_failures} times"
             if failures > resources.max_failures or late > _MAX_LATE_STARTS:
                 raise ResourceError(
                     f"training failed more than resources.max_failures={resources.max_failures} times: "
@@ -100,11 +102,6 @@ def is_drain(error: TrainingFailedError) -> bool:
     if isinstance(error, WorkerGroupError):
         return any(getattr(each, "preempted", False) for each in error.worker_failures.values())
     return isinstance(error, PreemptionError)
-
-
-def ordinal(number: int) -> str:
-    """Return a number as a place in an order."""
-    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
 
 
 class Room:
@@ -147,8 +144,7 @@ class Room:
 
     def count(self, after_loss: bool = False) -> int:
         """Return how many workers fit into the nodes that stay."""
-        going = ray._private.state.state.get_draining_nodes()
-        nodes = [each for each in ray.nodes() if each["Alive"] and each["NodeID"] not in going]  # type: ignore[no-untyped-call]
+        nodes = staying()
         if after_loss and not engine.is_embedded():
             answering = find_answering([each["NodeID"] for each in nodes])
             nodes = [each for each in nodes if each["NodeID"] in answering]

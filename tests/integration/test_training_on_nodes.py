@@ -84,7 +84,7 @@ def test_a_node_that_is_to_go_is_left_from_a_checkpoint_within_an_epoch(start, c
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("lose", "told"), [(drain, "a node is being drained"), (kill, "a worker was lost for the first time")]
+    ("lose", "told"), [(drain, "a node is being drained"), (kill, "a worker was lost, 1 of at most 3 times")]
 )
 def test_what_comes_out_is_what_a_quiet_training_comes_to(start, cluster, lose, told):
     quiet = start(f"quiet-{lose.__name__}")
