@@ -94,7 +94,9 @@ def compare(arguments: argparse.Namespace, latent: int, store: tuple[Path, Path]
     print("".join(f" {each:g} min |" for each in arguments.minutes))
     print("|---|" + "---|" * len(arguments.minutes))
     for preset in arguments.presets:
-        path = write_params(arguments.params, preset, folder / f"{preset}-{latent}", latent_space_dim=latent)
+        path = write_params(
+            arguments.params, preset, folder / f"{preset}-{latent}", arguments.workers, latent_space_dim=latent
+        )
         found = train(Recipe(path, *store), arguments.minutes)
         cells = [
             f"{judge(best[1].reconstruct(x)[0])} ({best[0]} epochs)" if (best := found.get(each)) else ""
@@ -121,5 +123,6 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 2.0, 5.0])
     parser.add_argument("--presets", nargs="+", default=["laptop", "seed"])
     parser.add_argument("--latent", type=int, nargs="+", default=[128])
+    parser.add_argument("--workers", type=int, help="that share the machine's cores; by default a preset's")
     parser.add_argument("--stored", action="store_true", help="the spectrograms in data/ instead of the digits")
     main(parser.parse_args())

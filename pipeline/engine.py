@@ -146,6 +146,20 @@ def check_workers(name: str, wanted: int | Literal["all"], cpus_each: int, cpus:
     return wanted
 
 
+def check_gpus(wanted: int) -> None:
+    """Refuse to wait for GPUs that the Ray which this is connected to does not have.
+
+    Raises
+    ------
+    ResourceError
+    """
+    found = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    if wanted > found:
+        raise ResourceError(
+            f"resources.use_gpu=true wants a GPU for each of {wanted} training processes, and Ray reaches {found} GPUs"
+        )
+
+
 def map_units(
     function: Callable[[Work], Result], units: Iterable[Work], num_workers: int, max_retries: int = 3
 ) -> Iterator[Result]:

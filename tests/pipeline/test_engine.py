@@ -51,6 +51,14 @@ def test_an_embedded_ray_reaches_this_machines_cpus(cpus):
     assert 1 <= cpus <= os.cpu_count()
 
 
+@pytest.mark.usefixtures("cpus")
+def test_more_gpus_than_there_are_would_be_waited_for_without_end():
+    engine.check_gpus(0)
+    message = r"^resources\.use_gpu=true wants a GPU for each of 1000 training processes, and Ray reaches \d+ GPUs$"
+    with pytest.raises(ResourceError, match=message):
+        engine.check_gpus(1000)
+
+
 # --- mapping
 
 
