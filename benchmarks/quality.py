@@ -11,6 +11,7 @@ the workers have imported TensorFlow: what they compute to start from counts.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.recipes import Recipe, write_params
 from pipeline.corpus import Splitter
+from pipeline.errors import ModelError
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
@@ -73,7 +75,9 @@ def train(recipe: Recipe, minutes: list[float]) -> dict[float, tuple[int, "Autoe
     for epochs, checkpoints in recipe.follow(60 * max(minutes)):
         elapsed_s, error = epochs[-1]
         due = [each for each in minutes if elapsed_s <= 60 * each]
-        found |= dict.fromkeys(due, (len(epochs), checkpoints.load_best()))
+        # The next epoch may have superseded it meanwhile, and is looked at in its turn.
+        with contextlib.suppress(ModelError):
+            found |= dict.fromkeys(due, (len(epochs), checkpoints.load_best()))
         print(f"{elapsed_s:.0f} s: epoch {len(epochs)}, validation {error:.6f}", file=sys.stderr, flush=True)
     return found
 
