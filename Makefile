@@ -8,6 +8,9 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements/uv.txt requirements/run.txt requirements/dev.txt
+# GPU=1: with the TensorFlow that has CUDA, and NVIDIA's libraries, in place of the one for processors.
+GPU ?=
+GPU_STAMP := $(VENV)/.gpu
 
 export PATH := $(BIN):$(PATH)
 # Without bytecode, TensorFlow takes more than twice as long to import, in every process.
@@ -18,7 +21,7 @@ help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: install
-install: $(STAMP) ## Create .venv with the pinned dependencies
+install: $(STAMP) $(if $(GPU),$(GPU_STAMP)) ## Create .venv with the pinned dependencies; GPU=1: TensorFlow with CUDA
 
 $(STAMP): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: {sys.executable} is Python {v[0]}.{v[1]}, and 3.11 to 3.13 are supported; say which with make PYTHON=python3.13")'
@@ -28,6 +31,12 @@ $(STAMP): $(REQUIREMENTS)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/run.txt -r requirements/dev.txt
 	@# Usage reporting is off for everything that runs in this environment, `mlflow ui` typed by hand included.
 	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "usage_reporting_off.pth").write_text("import os; os.environ.setdefault(\"MLFLOW_DISABLE_TELEMETRY\", \"true\"); os.environ.setdefault(\"RAY_USAGE_STATS_ENABLED\", \"0\")\n")'
+	@touch $@
+
+# Both builds have the same files, so the other one goes first.
+$(GPU_STAMP): $(STAMP) requirements/gpu.txt
+	$(BIN)/uv pip uninstall --quiet --python $(BIN)/python tensorflow-cpu
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode --reinstall-package tensorflow -r requirements/gpu.txt
 	@touch $@
 
 .PHONY: repro
@@ -73,10 +82,13 @@ format: $(STAMP) ## Format the code
 	ruff check --fix .
 	ruff format .
 
+# All but `gpu`, whose TensorFlow takes the place of the one in `training`.
+EXTRAS := loudness av cluster samples training team pipeline
+
 .PHONY: lock
 lock: $(STAMP) ## Pin the dependencies again, for every supported Python, with hashes and without addresses
-	@for name in uv run dev; do \
-	  case $$name in run) input="--all-extras pyproject.toml";; dev) input="requirements/dev.in -c requirements/run.txt";; *) input=requirements/$$name.in;; esac; \
+	@extras="$(foreach name,$(EXTRAS),--extra $(name))"; for name in uv run dev gpu; do \
+	  case $$name in run) input="$$extras pyproject.toml";; uv) input=requirements/uv.in;; *) input="requirements/$$name.in -c requirements/run.txt";; esac; \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-annotate $$input -o requirements/$$name.txt; \
 	done

@@ -11,6 +11,7 @@ the workers have imported TensorFlow: what they compute to start from counts.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.recipes import Recipe, write_params
 from pipeline.corpus import Splitter
+from pipeline.errors import ModelError
 from pipeline.loader import Loader
 from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
@@ -73,7 +75,9 @@ def train(recipe: Recipe, minutes: list[float]) -> dict[float, tuple[int, "Autoe
     for epochs, checkpoints in recipe.follow(60 * max(minutes)):
         elapsed_s, error = epochs[-1]
         due = [each for each in minutes if elapsed_s <= 60 * each]
-        found |= dict.fromkeys(due, (len(epochs), checkpoints.load_best()))
+        # The next epoch may have superseded it meanwhile, and is looked at in its turn.
+        with contextlib.suppress(ModelError):
+            found |= dict.fromkeys(due, (len(epochs), checkpoints.load_best()))
         print(f"{elapsed_s:.0f} s: epoch {len(epochs)}, validation {error:.6f}", file=sys.stderr, flush=True)
     return found
 
@@ -94,7 +98,9 @@ def compare(arguments: argparse.Namespace, latent: int, store: tuple[Path, Path]
     print("".join(f" {each:g} min |" for each in arguments.minutes))
     print("|---|" + "---|" * len(arguments.minutes))
     for preset in arguments.presets:
-        path = write_params(arguments.params, preset, folder / f"{preset}-{latent}", latent_space_dim=latent)
+        path = write_params(
+            arguments.params, preset, folder / f"{preset}-{latent}", arguments.workers, latent_space_dim=latent
+        )
         found = train(Recipe(path, *store), arguments.minutes)
         cells = [
             f"{judge(best[1].reconstruct(x)[0])} ({best[0]} epochs)" if (best := found.get(each)) else ""
@@ -121,5 +127,6 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 2.0, 5.0])
     parser.add_argument("--presets", nargs="+", default=["laptop", "seed"])
     parser.add_argument("--latent", type=int, nargs="+", default=[128])
+    parser.add_argument("--workers", type=int, help="that share the machine's cores; by default a preset's")
     parser.add_argument("--stored", action="store_true", help="the spectrograms in data/ instead of the digits")
     main(parser.parse_args())

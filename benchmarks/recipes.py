@@ -1,6 +1,7 @@
 """Trainings of presets in processes of their own, followed by their checkpoints, without Ray, DVC or MLflow."""
 
 import argparse
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -70,8 +71,11 @@ class Recipe:
                 child.wait()
 
 
-def write_params(params: Path, preset: str, folder: Path, **autoencoder: Any) -> Path:
-    """Write the parameters of a preset, with some of its network changed, into a new folder."""
+def write_params(params: Path, preset: str, folder: Path, workers: int | None = None, **autoencoder: Any) -> Path:
+    """Write the parameters of a preset, with some of its network changed, into a new folder.
+
+    With a number of workers, these share the machine's cores; otherwise they are the preset's.
+    """
     from ruamel.yaml import YAML
 
     from training.preset import PRESETS, apply
@@ -83,6 +87,8 @@ def write_params(params: Path, preset: str, folder: Path, **autoencoder: Any) ->
     yaml = YAML(typ="safe", pure=True)
     content = yaml.load(path.read_text(encoding="utf-8"))
     content["autoencoder"].update(autoencoder)
+    if workers is not None:
+        content["resources"] |= {"train_workers": workers, "cpus_per_worker": max(1, (os.cpu_count() or 1) // workers)}
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(content, file)
     return path

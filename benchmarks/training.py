@@ -161,7 +161,11 @@ def compare_times(arguments: argparse.Namespace) -> None:
     """Print when the seed's configuration had its best validation error, and when the default one had as good a one."""
     with tempfile.TemporaryDirectory() as name:
         seed, laptop = (
-            Recipe(write_params(arguments.params, each, Path(name, each)), arguments.spectrograms, arguments.table)
+            Recipe(
+                write_params(arguments.params, each, Path(name, each), arguments.share),
+                arguments.spectrograms,
+                arguments.table,
+            )
             for each in ("seed", "laptop")
         )
         epochs: list[tuple[float, float]] = []
@@ -191,6 +195,9 @@ if __name__ == "__main__":
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1, help="cores of all processes together")
     parser.add_argument("--batch-size", type=int, help="over all workers, instead of that of the parameters")
     parser.add_argument("--pinned", action="store_true", help="each process to a core of its own; Linux only")
+    parser.add_argument(
+        "--share", type=int, metavar="WORKERS", help="of both, which share the cores; by default a preset's"
+    )
     parser.add_argument("--measure", choices=["keras", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)

@@ -18,6 +18,7 @@ import ray.train
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from pipeline.errors import ResourceError
 from pipeline.store import Store
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
@@ -279,6 +280,17 @@ def join(seed: int, cpus: int, num_workers: int) -> Any:
         tf.config.experimental.set_memory_growth(gpu, True)
     keras.utils.set_random_seed(seed)
     return tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else tf.distribute.get_strategy()
+
+
+def check_cuda() -> None:
+    """Refuse a TensorFlow that would train beside the GPU that it is given.
+
+    Raises
+    ------
+    ResourceError
+    """
+    if not tf.test.is_built_with_cuda():
+        raise ResourceError("resources.use_gpu=true, and the TensorFlow here knows no GPU: make install GPU=1")
 
 
 def _epoch(

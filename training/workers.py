@@ -158,10 +158,11 @@ class Room:
 
     def _describe(self, room: int, patience_s: float = 0.0) -> str:
         resources, least = self._params.resources, self._params.worker_counts[0]
-        cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        reached = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cpus = int(reached.get("CPU", 0))
         gpu = " and a GPU" if resources.use_gpu else ""
         line = f"resources.train_workers={least} of {resources.cpus_per_worker} CPU{gpu} each is more than Ray reaches"
-        line += f": {cpus} CPUs"
+        line += f": {cpus} CPUs" + (f", {int(reached.get('GPU', 0))} GPUs" if gpu else "")
         if least * resources.cpus_per_worker <= cpus:
             line += f" on nodes with room for {room}"
         return line + (f" after {patience_s:.0f} s; run this again when it has more" if patience_s else "")

@@ -53,7 +53,7 @@ def test_every_reason_to_reject_a_recording_is_explained():
 
 
 def test_the_lock_holds_names_versions_and_hashes_only():
-    assert {path.stem for path in LOCKS} == {"uv", "run", "dev"}
+    assert {path.stem for path in LOCKS} == {"uv", "run", "dev", "gpu"}
     for path in LOCKS:
         text = path.read_text(encoding="utf-8")
         assert "://" not in text
@@ -67,7 +67,29 @@ def test_every_declared_dependency_is_locked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     names = {re.match(r"[\w.-]+", each)[0].lower().replace("_", "-").replace(".", "-") for each in declared}
-    assert names <= {name.replace(".", "-") for name in locked}
+    assert names - {project["name"]} <= {name.replace(".", "-") for name in locked}
+
+
+def test_all_extras_are_locked_but_the_one_that_takes_the_place_of_another():
+    extras = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    )
+    (listed,) = re.findall(r"^EXTRAS := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(listed.split()) == extras - {"gpu", "learning"}
+
+
+def test_the_lock_for_gpus_has_other_packages_of_tensorflow_and_nvidia_alone():
+    """So that it can be installed over the other one."""
+    run, gpu = (
+        dict(
+            re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8"), re.M)
+        )
+        for name in ("run", "gpu")
+    )
+    own = {name for name in gpu if run.get(name) != gpu[name]}
+    assert own
+    assert all(name.startswith("nvidia-") for name in own)
+    assert run["tensorflow-cpu"] == gpu["tensorflow"] == run["tensorflow"]
 
 
 @pytest.mark.parametrize("name", ["dvc.yaml", "pipeline/dvc.yaml"])

@@ -66,6 +66,17 @@ def test_held_out_likelihood_decides_against_more_components_than_there_are(rng)
     )
 
 
+def test_as_many_full_covariances_as_there_are_shapes(rng):
+    """Twelve needles of all directions, crossing each other: neither round components nor four shapes say as much."""
+    needles = rng.normal(size=(12, 3)) * 3, rng.normal(size=(12, 3, 3)) * [6.0, 0.1, 0.1]
+    which = rng.integers(12, size=1800)
+    z = needles[0][which] + np.einsum("nj,nij->ni", rng.normal(size=(1800, 3)), needles[1][which])
+    density = Density.fit(z, *levels(1800), seed=0)
+
+    assert density.covariance_type == "full"
+    assert len(density.weights) == 16
+
+
 def test_groups_are_held_out_as_a_whole(rng):
     """Twenty copies of each of ten points are twenty tight clusters, unless a group is known by its copies."""
     points = rng.normal(size=(12, 3))

@@ -8,15 +8,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.decomposition import PCA
 
+from pipeline.errors import ResourceError
 from tests.training.conftest import NETWORK, SHAPE, TRAINING, without_clock
 from tests.training.processes import start_workers
 from tests.training.workers import save_and_die, stop_after_seven_steps, train_and_die
 from training.autoencoder import Autoencoder
 from training.checkpoint import Checkpoints
 from training.dataset import Spectrograms
-from training.loop import initialise, learning_rate_schedule, run_worker
+from training.loop import check_cuda, initialise, learning_rate_schedule, run_worker
 from training.params import AutoencoderSection, TrainSection
 from training.progress import Progress
 
@@ -242,6 +244,16 @@ def test_an_error_that_is_not_finite_is_not_saved(start):
     finish(start("diverging", learning_rate=1e30, warmup_epochs=0))
 
     assert Checkpoints(start.folder / "diverging").progress() == Progress()
+
+
+def test_a_tensorflow_without_cuda_does_not_train_beside_a_gpu():
+    if tf.test.is_built_with_cuda():
+        check_cuda()
+    else:
+        with pytest.raises(
+            ResourceError, match=r"^resources\.use_gpu=true, and the TensorFlow here knows no GPU: make"
+        ):
+            check_cuda()
 
 
 def test_another_shape_than_the_stores(start):

@@ -27,7 +27,7 @@ from training.dataset import Spectrograms
 from training.density import Density
 from training.description import DESCRIPTION_FILE, Description
 from training.initialisation import check_starts_as_pca
-from training.loop import Job
+from training.loop import Job, check_cuda
 from training.params import Params
 from training.paths import CURVES, MODEL, TRAIN_METRICS, checkpoint_location, shared_paths
 from training.pictures import reconstruction_grid
@@ -55,6 +55,8 @@ def training_key(params: Params, data_digest: str) -> str:
 
 def check(params: Params, train: Spectrograms, validation: Spectrograms) -> None:
     """Refuse, before anything is started, what could only fail later."""
+    if params.resources.use_gpu:
+        check_cuda()
     architecture = Autoencoder(train.shape, **params.autoencoder.model_dump()).architecture
     if params.train.initialisation == "pca":
         check_starts_as_pca(architecture)
