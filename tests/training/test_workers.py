@@ -46,7 +46,11 @@ def test_the_most_that_divide_the_batch_and_fit(room, workers, cpus, found):
         (4, {}, "resources.train_workers=4 of 1 CPU each is more than Ray reaches: 3 CPUs$"),
         ([3, 9], {}, "resources.train_workers=4 of 1 CPU each is more than Ray reaches: 3 CPUs$"),
         ([1, 2], {"cpus_per_worker": 4}, "resources.train_workers=1 of 4 CPU each is more than Ray reaches: 3 CPUs$"),
-        (1, {"use_gpu": True}, "=1 of 1 CPU and a GPU each is more than Ray reaches: 3 CPUs, 0 GPUs on nodes with room for 0$"),
+        (
+            1,
+            {"use_gpu": True},
+            "=1 of 1 CPU and a GPU each is more than Ray reaches: 3 CPUs, 0 GPUs on nodes with room for 0$",
+        ),
     ],
 )
 def test_no_room(room, workers, resources, message):
