@@ -3,6 +3,8 @@
 What is here, and in the parts that it puts together, says which numbers come out; who does it, and when, does not.
 """
 
+import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -26,6 +28,10 @@ from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 
 BLOCK_CLIPS = 32
+# Half as much again as a shard is planned to have; beyond, memory comes from the system.
+_ROOM_BYTES = 48 << 20
+# Rows that are computed together, so that the second step finds in the cache what the first left there.
+_CACHED_ROWS = 8
 # The columns that are known once all clips are: which shard a row stands in, and what its id says.
 LATE_COLUMNS = ("shard", "label", "group", "split")
 ROW_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in LATE_COLUMNS])
@@ -104,6 +110,32 @@ class _Rows:
         return _Rows(*(values[start:stop] for values in (self.x, self.min_db, self.max_db, self.peak, self.gain_db)))
 
 
+class _Room(threading.local):
+    """Memory for the rows of a unit, of each thread, used again by its next: getting it from the system takes long."""
+
+    def __init__(self) -> None:
+        self._values = np.empty(0, dtype=np.float32)
+        self._n_taken = 0
+
+    def clear(self) -> None:
+        """Take back what was given out, which nobody may read any more."""
+        self._n_taken = 0
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array of which the values are not set."""
+        n_values = math.prod(shape)
+        if not len(self._values):
+            self._values = np.empty(_ROOM_BYTES // 4, dtype=np.float32)
+        start, self._n_taken = self._n_taken, self._n_taken + n_values
+        if self._n_taken > len(self._values):
+            self._n_taken = start
+            return np.empty(shape, dtype=np.float32)
+        return self._values[start : self._n_taken].reshape(shape)
+
+
+_room = _Room()
+
+
 class ShardMaker:
     """Loads, pads, extracts, normalises and saves the clips of a unit, or copies what an earlier run made of them.
 
@@ -156,6 +188,7 @@ class ShardMaker:
 
     def make(self, unit: Unit) -> UnitResult:
         """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
+        _room.clear()
         draft = _Draft(self._previous)
         starts, stops = self._find(unit)
         if kept := self._keep(unit, starts, stops, draft):
@@ -282,11 +315,17 @@ class ShardMaker:
 
     def _compute(self, signals: list[NDArray[np.float32]]) -> _Rows:
         """Return the rows of signals (n_channels, n_samples), one for each channel of each."""
-        y = np.concatenate([self._padder.pad(each, self._loader.n_samples) for each in signals])
-        peak = np.abs(y).max(axis=-1)
+        y = self._padder.stack(signals, self._loader.n_samples)
+        peak = np.maximum(np.abs(y.max(axis=-1)), np.abs(y.min(axis=-1)))
         gain_db = self._leveller.gains_db(y, peak)
-        S_db = self._extractor.extract(self._leveller.apply(y, gain_db))
-        return _Rows(*self._normaliser.normalise(S_db), peak, gain_db)
+        y = self._leveller.apply(y, gain_db)
+        x = _room.take((len(y), self._extractor.n_bins, self._extractor.n_frames(y.shape[1])))
+        min_db, max_db = np.empty((2, len(y)), dtype=np.float32)
+        for start in range(0, len(y), _CACHED_ROWS):
+            some = slice(start, start + _CACHED_ROWS)
+            S_db = self._extractor.extract(y[some], out=x[some])
+            _, min_db[some], max_db[some] = self._normaliser.normalise(S_db, out=S_db)
+        return _Rows(x, min_db, max_db, peak, gain_db)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -250,6 +251,18 @@ def test_bytes_do_not_depend_on_the_order_of_units(tmp_path, corpus, make_pipeli
     make_pipeline("backwards").preprocess(corpus, reversed_map)
 
     assert digest(tmp_path / "forwards") == digest(tmp_path / "backwards")
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("room_bytes", [0, 3 << 16, shards._ROOM_BYTES])
+def test_bytes_do_not_depend_on_the_room_for_rows(tmp_path, corpus, make_pipeline, monkeypatch, room_bytes):
+    make_pipeline("serial").preprocess(corpus)
+    monkeypatch.setattr(shards, "_ROOM_BYTES", room_bytes)
+    monkeypatch.setattr(shards, "_room", shards._Room())
+    with ThreadPoolExecutor(4) as executor:
+        make_pipeline("threads").preprocess(corpus, executor.map)
+
+    assert digest(tmp_path / "serial") == digest(tmp_path / "threads")
 
 
 @pytest.mark.usefixtures("small_shards")
