@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.corpus import Clip, hash_prefix, hash_prefixes
 from pipeline.recording import Facts
-from pipeline.shards import Survey, Unit
+from pipeline.units import Survey, Unit
 
 SHARD_BYTES = 32 << 20
 # Of a long recording in one shard, however small they are.

@@ -26,10 +26,11 @@ from pipeline.padder import Padder
 from pipeline.planner import plan_segments, plan_starts, plan_surveys
 from pipeline.recording import Facts
 from pipeline.reuse import Previous, read_previous
-from pipeline.shards import ShardMaker, Unit, UnitResult
+from pipeline.shards import ShardMaker
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 from pipeline.summary import count_notable, durations_s, first_lines
+from pipeline.units import Unit, UnitResult
 from pipeline.versions import are_current, decoder_versions, numeric_versions
 
 

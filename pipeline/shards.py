@@ -3,8 +3,6 @@
 What is here, and in the parts that it puts together, says which numbers come out; who does it, and when, does not.
 """
 
-import math
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.artifact import TABLE_SCHEMA, Shard
+from pipeline.artifact import TABLE_SCHEMA
 from pipeline.corpus import Clip, Rejection
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader
@@ -24,76 +22,17 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.recording import Facts, Recording
 from pipeline.reuse import Lines, Previous
+from pipeline.room import room
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
+from pipeline.units import Survey, Surveyed, Unit, UnitResult
 
 BLOCK_CLIPS = 32
-# Half as much again as a shard is planned to have; beyond, memory comes from the system.
-_ROOM_BYTES = 48 << 20
 # Rows that are computed together, so that the second step finds in the cache what the first left there.
 _CACHED_ROWS = 8
 # The columns that are known once all clips are: which shard a row stands in, and what its id says.
 LATE_COLUMNS = ("shard", "label", "group", "split")
 ROW_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in LATE_COLUMNS])
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Work that one worker does at a time: one shard.
-
-    Attributes
-    ----------
-    prefix : str
-        First part of the shard's name.
-    clips : tuple of Clip
-    facts : tuple of Facts, optional
-        Of each clip, when every segment of them is wanted.
-    n_rows : int
-        As planned; when channels are not folded and only starts are wanted, there may be more.
-    segments : range, optional
-        Of the one clip that is too long for one unit.
-    """
-
-    prefix: str
-    clips: tuple[Clip, ...]
-    n_rows: int
-    facts: tuple[Facts, ...] | None = None
-    segments: range | None = None
-
-    @property
-    def n_clips(self) -> int:
-        """How many clips are done when this unit is, so that a long one counts once."""
-        return 0 if self.segments and self.segments.start else len(self.clips)
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """What became of a unit; the shard is None when no clip of it could be used."""
-
-    prefix: str
-    n_clips: int
-    shard: Shard | None
-    rows: pa.Table
-    rejected: tuple[Rejection, ...]
-    n_computed: int
-    is_part: bool
-
-
-@dataclass(frozen=True)
-class Survey:
-    """Clips to be examined before the work is planned."""
-
-    start: int
-    clips: tuple[Clip, ...]
-
-
-@dataclass(frozen=True)
-class Surveyed:
-    """What is known of each clip of a survey."""
-
-    start: int
-    n_clips: int
-    facts: tuple[Facts | Rejection, ...]
 
 
 @dataclass(frozen=True)
@@ -108,32 +47,6 @@ class _Rows:
 
     def part(self, start: int, stop: int) -> "_Rows":
         return _Rows(*(values[start:stop] for values in (self.x, self.min_db, self.max_db, self.peak, self.gain_db)))
-
-
-class _Room(threading.local):
-    """Memory for the rows of a unit, of each thread, used again by its next: getting it from the system takes long."""
-
-    def __init__(self) -> None:
-        self._values = np.empty(0, dtype=np.float32)
-        self._n_taken = 0
-
-    def clear(self) -> None:
-        """Take back what was given out, which nobody may read any more."""
-        self._n_taken = 0
-
-    def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return an array of which the values are not set."""
-        n_values = math.prod(shape)
-        if not len(self._values):
-            self._values = np.empty(_ROOM_BYTES // 4, dtype=np.float32)
-        start, self._n_taken = self._n_taken, self._n_taken + n_values
-        if self._n_taken > len(self._values):
-            self._n_taken = start
-            return np.empty(shape, dtype=np.float32)
-        return self._values[start : self._n_taken].reshape(shape)
-
-
-_room = _Room()
 
 
 class ShardMaker:
@@ -188,7 +101,7 @@ class ShardMaker:
 
     def make(self, unit: Unit) -> UnitResult:
         """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
-        _room.clear()
+        room.clear()
         draft = _Draft(self._previous)
         starts, stops = self._find(unit)
         if kept := self._keep(unit, starts, stops, draft):
@@ -319,7 +232,7 @@ class ShardMaker:
         peak = np.maximum(np.abs(y.max(axis=-1)), np.abs(y.min(axis=-1)))
         gain_db = self._leveller.gains_db(y, peak)
         y = self._leveller.apply(y, gain_db)
-        x = _room.take((len(y), self._extractor.n_bins, self._extractor.n_frames(y.shape[1])))
+        x = room.take((len(y), self._extractor.n_bins, self._extractor.n_frames(y.shape[1])))
         min_db, max_db = np.empty((2, len(y)), dtype=np.float32)
         for start in range(0, len(y), _CACHED_ROWS):
             some = slice(start, start + _CACHED_ROWS)

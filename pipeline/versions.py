@@ -23,9 +23,11 @@ CODE = (
     "plain_wav",
     "recording",
     "resampler",
+    "room",
     "shards",
     "signatures",
     "spectrogram",
+    "units",
 )
 
 # The package behind each library that decodes, but for the one that is always there.

@@ -47,6 +47,8 @@ CORE = [
     "recording",
     "references",
     "resampler",
+    "room",
+    "units",
     "reuse",
     "shards",
     "signatures",
