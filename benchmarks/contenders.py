@@ -96,8 +96,19 @@ def seed_ray_data(settings: Settings) -> Iterator[Pass]:
         ray.data.from_items(rows).map(work).materialize()
 
     with engine.connect():
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        _quiet_ray_data()
         yield run
+
+
+def _quiet_ray_data() -> None:
+    """Keep what Ray Data reports of each execution off the terminal."""
+    import logging
+
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
 
 
 @contextmanager
@@ -176,7 +187,7 @@ def ours_ray_data(settings: Settings) -> Iterator[Pass]:
         return (row["result"] for row in done.iter_rows())
 
     with engine.connect():
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        _quiet_ray_data()
         yield partial(ours, settings, map_units=map_units)
 
 

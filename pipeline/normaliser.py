@@ -30,7 +30,7 @@ class MinMaxNormaliser:
         self.high = float(high)
 
     def normalise(
-        self, S_db: NDArray[np.float32]
+        self, S_db: NDArray[np.float32], out: NDArray[np.float32] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Map each spectrogram onto the range.
 
@@ -38,6 +38,8 @@ class MinMaxNormaliser:
         ----------
         S_db : ndarray, shape (..., n_bins, n_frames)
             In dB. A constant one (silence) maps to the range's minimum.
+        out : ndarray, shape (..., n_bins, n_frames), optional
+            Where `x` goes; may be `S_db`.
 
         Returns
         -------
@@ -49,9 +51,10 @@ class MinMaxNormaliser:
         max_db = S_db.max(axis=(-2, -1))
         span = max_db - min_db
         scale = np.float32(self.high - self.low) / np.where(span > 0, span, np.float32(1.0))
-        x = S_db - min_db[..., None, None]
+        x: NDArray[np.float32] = np.subtract(S_db, min_db[..., None, None], out=out)
         x *= scale[..., None, None]
-        x += np.float32(self.low)
+        if self.low:
+            x += np.float32(self.low)
         return x, min_db, max_db
 
     def denormalise(self, x: NDArray[np.float32], min_db: ArrayLike, max_db: ArrayLike) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Padder: signals of one length, and long signals as segments of one length and back."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -40,10 +41,25 @@ class Padder:
         ParameterError
             `y` is longer than `n_samples`: padding never cuts.
         """
+        self._check_length(y, n_samples)
         n_missing = n_samples - y.shape[-1]
-        if n_missing < 0:
-            raise ParameterError(f"y has {y.shape[-1]} samples and must have at most n_samples={n_samples}")
         return self.right_pad(y, n_missing) if n_missing else y
+
+    def stack(self, signals: Sequence[NDArray[np.float32]], n_samples: int) -> NDArray[np.float32]:
+        """Return signals (n_channels, n), each padded as `pad` does, one below the other: (n_rows, n_samples)."""
+        if self.mode != "constant":
+            return np.concatenate([self.pad(y, n_samples) for y in signals])
+        stacked = np.zeros((sum(map(len, signals)), n_samples), dtype=np.float32)
+        start = 0
+        for y in signals:
+            self._check_length(y, n_samples)
+            stacked[start : start + len(y), : y.shape[-1]] = y
+            start += len(y)
+        return stacked
+
+    def _check_length(self, y: NDArray[np.float32], n_samples: int) -> None:
+        if y.shape[-1] > n_samples:
+            raise ParameterError(f"y has {y.shape[-1]} samples and must have at most n_samples={n_samples}")
 
     def count_segments(self, n_total: int, n_samples: int, n_overlap: int) -> int:
         """Return how many segments of `n_samples` a signal of `n_total` samples is cut into."""

@@ -22,11 +22,14 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.recording import Facts, Recording
 from pipeline.reuse import Lines, Previous
+from pipeline.room import room
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 from pipeline.units import Survey, Surveyed, Unit, UnitResult
 
 BLOCK_CLIPS = 32
+# Rows that are computed together, so that the second step finds in the cache what the first left there.
+_CACHED_ROWS = 8
 # The columns that are known once all clips are: which shard a row stands in, and what its id says.
 LATE_COLUMNS = ("shard", "label", "group", "split")
 # Those that say of each row what is known of its recording.
@@ -103,6 +106,7 @@ class ShardMaker:
 
     def make(self, unit: Unit) -> UnitResult:
         """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
+        room.clear()
         draft = _Draft(self._previous, rejected=[*unit.condemned])
         starts, stops = self._find(unit)
         if kept := self._keep(unit, starts, stops, draft):
@@ -231,11 +235,17 @@ class ShardMaker:
 
     def _compute(self, signals: list[NDArray[np.float32]]) -> _Rows:
         """Return the rows of signals (n_channels, n_samples), one for each channel of each."""
-        y = np.concatenate([self._padder.pad(each, self._loader.n_samples) for each in signals])
-        peak = np.abs(y).max(axis=-1)
+        y = self._padder.stack(signals, self._loader.n_samples)
+        peak = np.maximum(np.abs(y.max(axis=-1)), np.abs(y.min(axis=-1)))
         gain_db = self._leveller.gains_db(y, peak)
-        S_db = self._extractor.extract(self._leveller.apply(y, gain_db))
-        return _Rows(*self._normaliser.normalise(S_db), peak, gain_db)
+        y = self._leveller.apply(y, gain_db)
+        x = room.take((len(y), self._extractor.n_bins, self._extractor.n_frames(y.shape[1])))
+        min_db, max_db = np.empty((2, len(y)), dtype=np.float32)
+        for start in range(0, len(y), _CACHED_ROWS):
+            some = slice(start, start + _CACHED_ROWS)
+            S_db = self._extractor.extract(y[some], out=x[some])
+            _, min_db[some], max_db[some] = self._normaliser.normalise(S_db, out=S_db)
+        return _Rows(x, min_db, max_db, peak, gain_db)
 
 
 @dataclass

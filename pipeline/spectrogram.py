@@ -70,13 +70,15 @@ class LogSpectrogramExtractor:
         centres: NDArray[np.float64] = np.arange(self.n_bins, dtype=np.float64) * (sample_rate / self.n_fft)
         return centres
 
-    def extract(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+    def extract(self, y: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return the spectrograms of signals of one length.
 
         Parameters
         ----------
         y : ndarray of float32, shape (..., n_samples)
             Signals.
+        out : ndarray of float32, shape (..., n_bins, n_frames), optional
+            Where the spectrograms go; in C order.
 
         Returns
         -------
@@ -84,17 +86,18 @@ class LogSpectrogramExtractor:
             In dB relative to `ref`.
         """
         n_samples = y.shape[-1]
-        S_db = np.empty((*y.shape[:-1], self.n_bins, self.n_frames(n_samples)), dtype=np.float32)
+        shape = (*y.shape[:-1], self.n_bins, self.n_frames(n_samples))
+        S_db = np.empty(shape, dtype=np.float32) if out is None else out
         padded = np.zeros(n_samples + self.n_fft, dtype=np.float32)
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
         # One call a signal: its frames fit the cache, and its bytes cannot depend on its neighbours.
         with np.errstate(divide="ignore"):  # where power is zero, its logarithm falls below the floor
-            for signal, out in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
+            for signal, power in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
                 padded[self.n_fft // 2 : self.n_fft // 2 + n_samples] = signal
                 n_heard = self._count_heard(signal)
-                self._power(frames[:n_heard], out[:, :n_heard])
-                out[:, n_heard:] = 0.0
-                self._to_db(out)
+                self._power(frames[:n_heard], power[:, :n_heard])
+                power[:, n_heard:] = 0.0
+                self._to_db(power)
         return S_db
 
     def _count_heard(self, signal: NDArray[np.float32]) -> int:

@@ -24,10 +24,12 @@ CODE = (
     "plain_wav",
     "recording",
     "resampler",
+    "room",
     "shards",
     "signatures",
     "silence",
     "spectrogram",
+    "units",
 )
 
 # The package behind each library that decodes, but for the one that is always there.

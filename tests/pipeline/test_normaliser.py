@@ -29,6 +29,17 @@ def test_maps_onto_the_range_and_back(S_db, ends):
     np.testing.assert_allclose(normaliser.denormalise(x, min_db, max_db), S_db, rtol=0, atol=tolerance_db)
 
 
+@given(spectrograms, ranges)
+def test_in_place_is_the_same(S_db, ends):
+    normaliser = MinMaxNormaliser(*ends)
+    expected, other = normaliser.normalise(S_db), S_db.copy()
+    found = normaliser.normalise(other, out=other)
+
+    assert found[0] is other
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 @given(spectrograms)
 def test_is_the_formula_in_double(S_db):
     x, _, _ = MinMaxNormaliser(-1, 1).normalise(S_db)

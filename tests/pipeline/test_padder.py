@@ -37,6 +37,16 @@ def test_a_signal_of_the_right_length_stays_as_it_is():
     assert Padder().pad(Y, 3) is Y
 
 
+@pytest.mark.parametrize("mode", ["constant", "edge"])
+def test_a_stack_is_each_signal_padded(mode, rng):
+    signals = [rng.normal(size=(n_channels, n)).astype(np.float32) for n_channels, n in [(1, 3), (2, 7), (1, 1)]]
+    padder = Padder(mode)
+
+    np.testing.assert_array_equal(padder.stack(signals, 7), np.concatenate([padder.pad(y, 7) for y in signals]))
+    with pytest.raises(ParameterError, match="at most n_samples=6"):
+        padder.stack(signals, 6)
+
+
 def test_padding_never_cuts():
     with pytest.raises(ParameterError, match="y has 3 samples and must have at most n_samples=2"):
         Padder().pad(Y, 2)

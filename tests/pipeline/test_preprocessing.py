@@ -1,10 +1,11 @@
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from pipeline import planner, shards
+from pipeline import planner, room, shards
 from pipeline.corpus import Splitter, hash_prefix
 from pipeline.errors import CorpusError, StoreError
 from pipeline.levels import Leveller
@@ -268,6 +269,18 @@ def test_bytes_do_not_depend_on_the_order_of_units(tmp_path, corpus, make_pipeli
     make_pipeline("backwards").preprocess(corpus, reversed_map)
 
     assert digest(tmp_path / "forwards") == digest(tmp_path / "backwards")
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("room_bytes", [0, 3 << 16, room.ROOM_BYTES])
+def test_bytes_do_not_depend_on_the_room_for_rows(tmp_path, corpus, make_pipeline, monkeypatch, room_bytes):
+    make_pipeline("serial").preprocess(corpus)
+    monkeypatch.setattr(room, "ROOM_BYTES", room_bytes)
+    monkeypatch.setattr(shards, "room", room.Room())
+    with ThreadPoolExecutor(4) as executor:
+        make_pipeline("threads").preprocess(corpus, executor.map)
+
+    assert digest(tmp_path / "serial") == digest(tmp_path / "threads")
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -145,6 +145,10 @@ def test_a_spectrogram_does_not_depend_on_its_neighbours(rng):
     np.testing.assert_array_equal(together, [extractor.extract(y) for y in stacked])
     np.testing.assert_array_equal(together, extractor.extract(stacked[::-1])[::-1])
     np.testing.assert_array_equal(together, extractor.extract(stacked.reshape(2, 3, -1)).reshape(together.shape))
+    out = np.full((8, *together.shape[1:]), np.nan, dtype=np.float32)
+    extractor.extract(stacked, out=out[1:-1])
+    np.testing.assert_array_equal(out[1:-1], together)
+    assert np.isnan(out[[0, -1]]).all()
 
 
 def test_the_signal_is_left_as_it_was(rng):

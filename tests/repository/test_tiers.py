@@ -49,6 +49,8 @@ CORE = [
     "recording",
     "references",
     "resampler",
+    "room",
+    "units",
     "reuse",
     "shards",
     "signatures",
