@@ -76,7 +76,8 @@ class SynchronousStep:
     @property
     def learning_rate(self) -> float:
         """The learning rate that the next step would take."""
-        return float(self._optimizer.learning_rate)
+        # As an array first: what is constant is, with several replicas, a variable of which each has one.
+        return float(np.asarray(self._optimizer.learning_rate))
 
     def loss(self, errors: Errors) -> float:
         """Return what training minimises, for these errors."""

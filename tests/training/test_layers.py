@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.training import of_keras_layers
 from training import layers
 from training.adam import Adam
 from training.autoencoder import Autoencoder
@@ -78,6 +79,21 @@ def test_weights_are_filed_as_those_of_keras_layers(tmp_path, monkeypatch):
 
     x = np.random.default_rng(3).uniform(size=(5, 16, 8, 1)).astype(np.float32)
     np.testing.assert_allclose(ours.reconstruct(x)[0], theirs.reconstruct(x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_network_of_keras_layers_that_benchmarks_compare_with():
+    network = {"conv_filters": [6, 6], "conv_kernels": [4, 1], "conv_strides": [4, 1], "latent_space_dim": 3}
+    ours = Autoencoder((16, 8, 1), **network).model
+    theirs = of_keras_layers(ours)
+    theirs.set_weights(ours.get_weights())
+    *first, decoder = theirs.layers
+    x = np.random.default_rng(3).uniform(size=(5, 16, 8, 1)).astype(np.float32)
+
+    assert len(decoder.layers) > 5
+    assert all(type(layer).__module__.startswith("keras.") for layer in [*first, *decoder.layers])
+    assert [layer.name for layer in theirs.layers] == [layer.name for layer in ours.layers]
+    np.testing.assert_allclose(theirs(x), ours(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(theirs(x, training=True), ours(x, training=True), rtol=1e-3, atol=1e-4)
 
 
 # --- Adam

@@ -84,6 +84,14 @@ def test_twenty_steps_of_adam(measured, kind):
             assert relative(found[name], one[name]) < 1e-4, name
 
 
+@of_each_kind
+def test_the_learning_rate_is_known_to_each(measured, kind):
+    """A number that no schedule changes is a variable of each worker's."""
+    one, two = measured
+    for found in [one, *two]:
+        assert found[f"{kind} adam learning rate"] == np.float32(1e-3)
+
+
 # --- batch normalisation
 
 BATCH_NORM = ["y", "x gradient", "gamma gradient", "beta gradient", "moving mean", "moving variance"]

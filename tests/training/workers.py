@@ -88,6 +88,7 @@ def _train_in_single(strategy, rank, kind):
     autoencoder, step = _build(strategy, lambda: Adam(1e-3), kind)
     found = {"adam losses": _numbers(step.train_epoch([each]) for each in x)}
     found |= {f"adam weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
+    found["adam learning rate"] = step.learning_rate
     found["adam evaluation"] = _numbers([step.evaluate(x)])
     return found
 
