@@ -29,7 +29,6 @@ CODE = (
     "signatures",
     "silence",
     "spectrogram",
-    "units",
 )
 
 # The package behind each library that decodes, but for the one that is always there.
