@@ -22,7 +22,7 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.recording import Facts, Recording
 from pipeline.reuse import Lines, Previous
-from pipeline.room import room
+from pipeline.room import join, room
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 from pipeline.units import Survey, Surveyed, Unit, UnitResult
@@ -122,7 +122,7 @@ class ShardMaker:
                     draft.reject(clip, found)
                 else:
                     draft.add(clip, found[0], 0, 0.0, [found[1]])
-        shard = self._saver.save_shard(unit.prefix, draft.pieces) if draft.pieces else None
+        shard = self._saver.save_shard(unit.prefix, join(draft.pieces)) if draft.pieces else None
         n_computed = draft.n_computed if unit.n_clips else 0
         return UnitResult(
             unit.prefix,
