@@ -2,12 +2,16 @@
 
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 # Half as much again as a shard is planned to have; beyond, memory comes from the system.
 ROOM_BYTES = 48 << 20
+# A file is written fastest in pieces of about this size.
+_JOINED_BYTES = 1 << 20
 
 
 class Room(threading.local):
@@ -34,3 +38,20 @@ class Room(threading.local):
 
 
 room = Room()
+
+
+def join(pieces: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Return pieces (n, n_bins, n_frames), those that follow each other in memory as one, without copying them."""
+    runs: list[list[NDArray[np.float32]]] = []
+    end, n_bytes = 0, 0
+    for piece in pieces:
+        address = piece.__array_interface__["data"][0]
+        is_next = address == end and piece.base is not None and piece.base is runs[-1][0].base
+        if is_next and n_bytes < _JOINED_BYTES:
+            runs[-1].append(piece)
+            n_bytes += piece.nbytes
+        else:
+            runs.append([piece])
+            n_bytes = piece.nbytes
+        end = address + piece.nbytes
+    return [as_strided(run[0], (sum(map(len, run)), *run[0].shape[1:]), run[0].strides) for run in runs]

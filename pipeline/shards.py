@@ -22,7 +22,7 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.recording import Facts, Recording
 from pipeline.reuse import Lines, Previous
-from pipeline.room import room
+from pipeline.room import join, room
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 from pipeline.units import Survey, Surveyed, Unit, UnitResult
@@ -128,7 +128,7 @@ class ShardMaker:
                 else:
                     draft.add(clip, found[0], 0, 0.0, [found[1]])
         is_kept = draft.pieces and not unit.is_trial
-        shard = self._saver.save_shard(unit.prefix, draft.pieces) if is_kept else None
+        shard = self._saver.save_shard(unit.prefix, join(draft.pieces)) if is_kept else None
         n_computed = draft.n_computed if unit.n_clips else 0
         return UnitResult(
             unit.prefix,
