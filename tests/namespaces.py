@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-PROGRAMS = ("ip", "nsenter", "unshare", "setpriv")
+PROGRAMS = ("ip", "nsenter", "unshare", "setpriv", "hostname")
 FIRST, SECOND = "10.77.0.1", "10.77.0.2"
 _CLONE_NEWNET = 0x40000000
 
@@ -46,7 +46,7 @@ def why_not():
     """Return why there can be no namespaces here, or nothing."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
-        return f"no {missing[0]} (iproute2 and util-linux have it)"
+        return f"no program {missing[0]} (of iproute2, util-linux or hostname)"
     if os.geteuid() != 0:
         return "not root"
     tried = subprocess.run(["unshare", "--net", "--mount", "--uts", "true"], capture_output=True, check=False)
