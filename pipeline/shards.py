@@ -5,7 +5,6 @@ What is here, and in the parts that it puts together, says which numbers come ou
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -205,15 +204,9 @@ class ShardMaker:
         """Yield each clip's first segment, and what was wrong with it where it has none."""
         loaded = self._loader.load_many(clip.path for clip in clips)
         recordings = [each for each in loaded if isinstance(each, Recording)]
-        if recordings:
-            rows = self._compute([recording.y for recording in recordings])
-            stops = accumulate(len(recording.y) for recording in recordings)
+        rows = self._compute_each([recording.y for recording in recordings]) if recordings else iter(())
         for each in loaded:
-            if isinstance(each, AudioError):
-                yield each
-            else:
-                stop = next(stops)
-                yield each, rows.part(stop - len(each.y), stop)
+            yield each if isinstance(each, AudioError) else (each, next(rows))
 
     def _add_segments(self, unit: Unit, place: int, draft: "_Draft") -> None:
         """Add the segments of a recording that is longer than one."""
@@ -224,14 +217,21 @@ class ShardMaker:
         step_s = (self._loader.n_samples - self._n_overlap) / self._loader.sample_rate
         try:
             rows = [
-                self._compute([y])
+                each
                 for block in self._loader.stream(clip.path, facts, segments, self._n_overlap)
-                for y in block
+                for each in self._compute_each(block)
             ]
         except AudioError as error:
             draft.reject(clip, error)
         else:
             draft.add(clip, facts, segments.start, step_s, rows)
+
+    def _compute_each(self, signals: list[NDArray[np.float32]]) -> Iterator[_Rows]:
+        """Yield what `_compute` makes of each signal."""
+        rows, stop = self._compute(signals), 0
+        for y in signals:
+            start, stop = stop, stop + len(y)
+            yield rows.part(start, stop)
 
     def _compute(self, signals: list[NDArray[np.float32]]) -> _Rows:
         """Return the rows of signals (n_channels, n_samples), one for each channel of each."""
