@@ -276,6 +276,8 @@ def join(seed: int, cpus: int, num_workers: int) -> Any:
     tf.config.threading.set_intra_op_parallelism_threads(cpus)
     tf.config.threading.set_inter_op_parallelism_threads(cpus)
     tf.config.experimental.enable_op_determinism()
+    # A GPU would round what it multiplies to ten bits, and what comes out would depend on how many rows a worker has.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     keras.utils.set_random_seed(seed)

@@ -47,6 +47,8 @@ class SynchronousStep:
         Weight of the KL divergence in nats, divided by the number of values in a row, beside the mean squared error.
     seed : int
         Of the noise.
+    compiled : bool, optional
+        Whether XLA makes few kernels of a training step; by default where there are one replica and a GPU.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class SynchronousStep:
         strategy: Any = None,
         beta: float = 0.0,
         seed: int = 0,
+        compiled: bool | None = None,
     ) -> None:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
@@ -68,6 +71,11 @@ class SynchronousStep:
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
         row = tf.TensorSpec(model.inputs[0].shape, model.compute_dtype)
+        if compiled is None:
+            # There a step is a hundred small kernels, each of which takes longer to start than to run. The sums over
+            # several replicas XLA cannot compile.
+            compiled = self._replicas == 1 and bool(tf.config.list_logical_devices("GPU"))
+        self._learn = tf.function(self._learn_from, jit_compile=True) if compiled else self._learn_from
         self._train = tf.function(self._train_on_slice, input_signature=[row])
         self._sum = tf.function(self._sum_over_replicas)
         self._sum_all = tf.function(lambda values: [self._sum_over_replicas(value) for value in values])
@@ -100,7 +108,7 @@ class SynchronousStep:
         """
 
         def summed(rows: Any) -> Any:
-            _, gradients = self._differentiate(rows)
+            _, gradients = self._differentiate(rows, self._noise(rows))
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
 
         summed_gradients = tf.function(lambda rows: self._strategy.run(summed, args=(rows,)))(x)
@@ -144,18 +152,21 @@ class SynchronousStep:
         return self._mean_over_replicas(sums, counts)
 
     def _train_on_slice(self, x: Any) -> Any:
-        def step(rows: Any) -> Any:
-            errors, gradients = self._differentiate(rows)
-            # Keras sums the gradients over replicas before it applies them.
-            self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
-            return errors
+        # The noise apart, since XLA draws other numbers.
+        errors = self._strategy.run(lambda rows: self._learn(rows, self._noise(rows)), args=(x,))
+        return self._strategy.experimental_local_results(errors)[0]
 
-        return self._strategy.experimental_local_results(self._strategy.run(step, args=(x,)))[0]
+    def _learn_from(self, x: Any, noise: Any) -> Any:
+        """Take a step, and return this replica's errors before it."""
+        errors, gradients = self._differentiate(x, noise)
+        # Keras sums the gradients over replicas before it applies them.
+        self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+        return errors
 
-    def _differentiate(self, x: Any) -> tuple[Any, Any]:
+    def _differentiate(self, x: Any, noise: Any) -> tuple[Any, Any]:
         """Return this replica's errors, and its share of the gradients."""
         with tf.GradientTape() as tape:
-            x_hat, *divergences = self._apply(x, self._noise(x), training=True)
+            x_hat, *divergences = self._apply(x, noise, training=True)
             errors = [tf.reduce_mean(tf.square(x_hat - x)), *(tf.reduce_mean(each) for each in divergences)]
             loss = errors[0] + self._kl_weight * errors[1] if divergences else errors[0]
             loss = loss / self._replicas

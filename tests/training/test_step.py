@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training.workers import use
+from training.adam import Adam
 from training.autoencoder import Autoencoder
 from training.step import SynchronousStep
 
@@ -75,6 +76,25 @@ def test_an_optimizer_that_was_used_before_goes_on(batches, by_hand):
     assert int(optimizer.iterations) == 5
     for found, expected in zip(values(model.weights), weights, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "variational"])
+def test_compiled_it_is_the_same_step(batches, kind):
+    found = []
+    use("float64")
+    try:
+        for compiled in (True, False):
+            model = build() if kind == "deterministic" else build_variational()
+            rate = keras.optimizers.schedules.CosineDecay(0.0, 9, warmup_target=1e-2, warmup_steps=2)
+            step = SynchronousStep(model, Adam(rate), beta=BETA, seed=4, compiled=compiled)
+            assert getattr(step._learn, "_jit_compile", False) is compiled
+            found.append([*step.train_epoch(np.float64(batches)), *values(model.variables)])
+    finally:
+        use("float32")
+
+    for compiled, plain in zip(*found, strict=True):
+        if plain is not None:
+            np.testing.assert_allclose(compiled, plain, rtol=1e-9, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
