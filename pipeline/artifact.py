@@ -4,14 +4,17 @@
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.storage import Storage, file_sha256
@@ -89,6 +92,16 @@ class Format:
     def n_rows(self) -> int:
         """Rows of all shards."""
         return sum(shard.n_rows for shard in self.shards)
+
+    def map(self, shard: Shard, path: Path) -> NDArray[np.floating[Any]]:
+        """Return a shard's rows as a read-only map of its file, which holds them behind a header.
+
+        What the header says is known. `numpy.load` has Python's parser read it, and that fails now and then when
+        several threads parse at a time (CPython's issue 106905).
+        """
+        dtype = np.dtype(self.parameters.get("dtype", "float32"))
+        shape = (shard.n_rows, *self.shape)
+        return np.memmap(path, dtype, "r", shard.n_bytes - math.prod(shape) * dtype.itemsize, shape)
 
     def to_json(self) -> str:
         """Return the text of `format.json`, the same for the same content."""

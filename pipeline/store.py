@@ -268,11 +268,9 @@ class Store:
     def _open(self, number: int) -> NDArray[np.floating[Any]]:
         shard = self.format.shards[number]
         try:
-            path = self._shards.local(shard.name, shard.n_bytes, shard.sha256)
-            opened: NDArray[np.floating[Any]] = np.load(path, mmap_mode="r")
+            return self.format.map(shard, self._shards.local(shard.name, shard.n_bytes, shard.sha256))
         except FileNotFoundError as error:
             raise missing(self._shards, shard) from error
-        return opened
 
     @cached_property
     def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

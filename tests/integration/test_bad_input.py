@@ -65,7 +65,7 @@ def test_a_misspelt_section(project):
 
 def test_a_misspelt_parameter_of_training_is_said_before_any_work(project):
     original = project.read("params.yaml")
-    project.set_params({"preprocess.n_fft": 64, "train.lerning_rate": 0.01})
+    project.set_params({"preprocess.top_db": 60.0, "train.lerning_rate": 0.01})
     output = project.run("dvc", "repro", fails=True)
     project.path("params.yaml").write_text(original, encoding="utf-8")
 

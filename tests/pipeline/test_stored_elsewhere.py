@@ -279,7 +279,7 @@ def test_a_server_that_dies_again_and_again(tmp_path, make_pipeline, many, s3_le
     with s3.running() as server:
         for number in range(20):
             made = Elsewhere(tmp_path, make_pipeline, many, server.location(f"killed{number}"))
-            killer = Killer(server, [rng.uniform(0.0, 3.0) for _ in range(rng.randint(1, 4))])
+            killer = Killer(server, [rng.uniform(0.0, 0.5) for _ in range(rng.randint(1, 4))])
             made.run(map_units=killer)
             n_kills += killer.n_kills
             made.store().verify()
