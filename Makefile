@@ -60,7 +60,8 @@ serve: $(STAMP) ## Serve the champion on this machine, at http://127.0.0.1:5001
 
 .PHONY: test
 test: $(STAMP) ## Run all tests but the long ones
-	python -m pytest -m 'not soak and not browser' --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# Three, of which one or another waits for a server, a timeout or a kill.
+	python -m pytest -m 'not soak and not browser' --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: soak
 soak: $(STAMP) ## Run the long tests: many kills, long runs

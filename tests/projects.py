@@ -54,6 +54,7 @@ TINY = {
     "generate.map_clips": 10,
     "resources.preprocess_workers": 2,
     "resources.train_workers": 2,
+    "resources.cpus_per_worker": 1,
 }
 
 

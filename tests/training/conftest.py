@@ -61,6 +61,7 @@ FIXED = {
     "preprocess.n_fft": 32,
     "preprocess.hop_length": 32,
     "resources.train_workers": 1,
+    "resources.cpus_per_worker": 1,
     **{f"autoencoder.{name}": value for name, value in NETWORK.items()},
     **{f"train.{name}": value for name, value in TRAINING.items()},
 }

@@ -64,7 +64,7 @@ def test_there_and_back(project):
 
 def test_what_cannot_be_used_changes_nothing(project):
     before = (project / PARAMS_FILE).read_bytes()
-    (project / PRESETS / "wrong.yaml").write_text("train:\n  global_batch_size: 3\n")
+    (project / PRESETS / "wrong.yaml").write_text("train:\n  global_batch_size: 3\nresources:\n  train_workers: 2\n")
     with pytest.raises(ParameterError, match=r"train_workers=2 must divide train\.global_batch_size=3"):
         apply(project / PRESETS / "wrong.yaml", project / PARAMS_FILE)
 
