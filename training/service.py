@@ -2,9 +2,11 @@
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -38,6 +40,8 @@ class Service:
         self.sound = sound
         self.density = density
         self.max_seconds = max_seconds
+        # Threads that compute side by side wait for each other at every step that Python takes.
+        self._one_at_a_time = threading.Lock()
         # A little more, so that rounding cuts no sound that is within the limit.
         self._loader = Loader(sound.sample_rate, max_seconds + 1.0, sound.loader.mono)
 
@@ -84,6 +88,10 @@ class Service:
         places = [f"inputs[{number}]" for number in range(len(inputs))]
         # All are checked before the first sound is decoded.
         wanted = [parse(*each) for each in zip(places, inputs, strict=True)]
+        with self._one_at_a_time:
+            return self._reply(places, wanted, tools)
+
+    def _reply(self, places: Sequence[str], wanted: Sequence[Any], tools: Tools) -> list[Reply]:
         tasks = [prepare(*each, tools) for each in zip(places, wanted, strict=True)]
         encoded = iter(self.sound.encode([each for task in tasks for each in task.sounds]))
         originals = [list(islice(encoded, len(task.sounds))) for task in tasks]

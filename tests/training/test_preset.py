@@ -11,7 +11,7 @@ from training.initialisation import check_starts_as_pca
 from training.params import Params
 from training.preset import PRESETS, apply
 
-NAMES = ["gpu", "laptop", "seed"]
+NAMES = ["gpu", "laptop", "patient", "seed"]
 
 
 @pytest.fixture
@@ -75,4 +75,4 @@ def test_what_cannot_be_used_changes_nothing(project):
 def test_the_command(project):
     assert python_m(project, "training.preset", "seed").stdout.endswith("parameters of params.yaml changed\n")
     refused = python_m(project, "training.preset", "sed")
-    assert (refused.returncode, said(refused)) == (1, ["error: preset 'sed' is none of gpu, laptop, seed"])
+    assert (refused.returncode, said(refused)) == (1, ["error: preset 'sed' is none of gpu, laptop, patient, seed"])
