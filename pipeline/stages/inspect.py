@@ -52,7 +52,9 @@ def find(store: Store, clip_id: str, channel: int) -> NDArray[np.int64]:
     """
     ids = store.table["clip_id"].to_pylist()
     if clip_id not in (known := set(ids)):
-        nearest = difflib.get_close_matches(clip_id, known, n=1)
+        # A path through the corpus ends in an id.
+        nearest = [each for each in known if clip_id.endswith(f"/{each}")]
+        nearest = nearest or difflib.get_close_matches(clip_id, known, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise CorpusError(f"{store.folder} holds no clip {clip_id!r}{hint}")
     channels, segments = (np.asarray(store.table[name]) for name in ("channel", "segment"))
@@ -113,7 +115,7 @@ if __name__ == "__main__":
     parser.add_argument("clip_id", nargs="?", help="a clip's path relative to the corpus (default: all of the store)")
     parser.add_argument("--channel", type=int, default=0, help="of a clip whose channels were not folded")
     parser.add_argument("--picture", type=Path, help="the PNG to draw")
-    parser.add_argument("--sound", type=Path, help="the WAV file to write")
+    parser.add_argument("--sound", type=Path, help="the WAV file to write what the spectrogram sounds like into")
     parser.add_argument("--verify", action="store_true", help="compare every file with its hash")
     parser.add_argument("--folder", type=Path, help=f"of another store than the project's, {SPECTROGRAMS}")
     parser.add_argument("--table", type=Path, default=TABLE, help="its table (default: %(default)s)")

@@ -83,6 +83,8 @@ def test_a_clip_as_picture_and_as_sound(tmp_path, stored, command):
 def test_a_clip_that_is_not_there(stored):
     with pytest.raises(CorpusError, match=r"holds no clip 'a/lonk\.wav'; did you mean 'a/long\.wav'\?$"):
         inspect.find(stored, "a/lonk.wav", 0)
+    with pytest.raises(CorpusError, match=r"did you mean 'a/long\.wav'\?$"):
+        inspect.find(stored, "data/sounds/a/long.wav", 0)
     with pytest.raises(CorpusError, match=r"holds no channel 1 of clip 'silent\.wav'$"):
         inspect.find(stored, "silent.wav", 1)
 
