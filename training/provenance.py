@@ -6,6 +6,7 @@ Knows git and DVC's lock files, and nothing of MLflow.
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -36,10 +37,11 @@ def uncommitted() -> str:
     """Return what code and parameters differ in from the commit, new files included, as a patch for `git apply`."""
     index = Path(git("rev-parse", "--git-path", "index").strip())
     with tempfile.TemporaryDirectory() as folder:
-        # An index of its own: the person's stays as it is.
+        # An index of its own: the person's stays as it is. As old as that one, since git looks into files that may have
+        # changed in the second in which the index was written, or later.
         copied = Path(folder, "index")
         if index.is_file():
-            copied.write_bytes(index.read_bytes())
+            shutil.copy2(index, copied)
         environment = {"GIT_INDEX_FILE": str(copied)}
         new = git("ls-files", "-z", "--others", "--exclude-standard", "--", *_CODE, *_MADE)
         for name in filter(None, new.split("\0")):

@@ -1,6 +1,7 @@
 """What a run says of where it came from, and how that is found again: git, DVC's locks, MLflow."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -94,6 +95,18 @@ def test_what_a_run_makes_is_no_change(repository):
 
 
 # --- what a run says
+
+
+def test_a_change_of_the_second_in_which_git_looked(repository, git):
+    path, second = repository / "params.yaml", (1_700_000_000, 1_700_000_000)
+    git("config", "core.trustctime", "false")
+    os.utime(path, second)
+    git("update-index", "--refresh")
+    path.write_text("a: 2\n")
+    for each in (path, repository / ".git" / "index"):
+        os.utime(each, second)
+
+    assert "+a: 2\n" in provenance.uncommitted()
 
 
 def test_tags_and_files(client, repository, git, run_of, key):
