@@ -152,14 +152,6 @@ def log_picture(client: mlflow.MlflowClient, run_id: str, name: str, file: Path 
         client.log_image(run_id, image.convert("RGB"), key=name, step=epoch, synchronous=True)
 
 
-def log_evaluation(client: mlflow.MlflowClient, run_id: str, figures: dict[str, float], files: Iterable[Path]) -> None:
-    """Log the test figures, and the pictures and sounds of the evaluation."""
-    for name, value in figures.items():
-        client.log_metric(run_id, name, value)
-    for path in files:
-        client.log_artifact(run_id, str(path), "evaluate")
-
-
 def _serving_requirements() -> list[str]:
     """Return the packages that a serving environment needs, at the versions of this one."""
     needed = "keras librosa mlflow numpy pyarrow pydantic ruamel.yaml scikit-learn scipy soundfile soxr threadpoolctl"

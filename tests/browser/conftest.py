@@ -52,7 +52,7 @@ def log_run(client, params, folder, dim):
             tracking.log_picture(client, run_id, "validation", folder / "picture.png", epoch)
         figures = {"test_mse": 1.1 * mses[-1], "pca_test_mse": 0.8 * mses[-1], "test_clips": 4}
         files = [write(folder / "01_note.original.wav", np.tile(y[0], 4), 22050)]
-        tracking.log_evaluation(client, run_id, figures, files)
+        tracking.log_report(client, run_id, figures, files, "evaluate")
     return run_id
 
 

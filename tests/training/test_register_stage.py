@@ -88,6 +88,9 @@ def test_champions(register, project, client, database, store, data):
 
     back = python_m(project, "training.rollback", MLFLOW_TRACKING_URI=database)
     assert back.stdout == "rollback: version 1 of autoencoder is the champion again; version 3 is 'previous'\n"
+    served = python_m(project, "training.served", "models:/autoencoder@previous", MLFLOW_TRACKING_URI=database)
+    run_id = client.get_model_version("autoencoder", "3").run_id
+    assert served.stdout.startswith(f"serve: models:/autoencoder@previous is the model of run {run_id}, made at 20")
     # What a person has decided, the same registration does not undo.
     assert register(best, "third").startswith("version 3 of autoencoder, judged when it was registered: the new champ")
     assert registry.champion().number == "1"
@@ -98,3 +101,11 @@ def test_no_way_back(project, database, client):
 
     assert finished.returncode == 1
     assert said(finished) == ["error: registered model 'autoencoder' has no version 'previous' to go back to"]
+
+
+def test_nothing_to_serve(project, database):
+    uri = f"sqlite:///{project}/other.db"
+    finished = python_m(project, "training.served", "models:/autoencoder/99", MLFLOW_TRACKING_URI=uri)
+
+    assert finished.returncode == 1
+    assert said(finished) == [f"error: MLflow at {uri}: Registered Model with name=autoencoder not found"]

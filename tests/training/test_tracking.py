@@ -268,7 +268,7 @@ def test_figures_and_files(client, key, params, tmp_path):
         pass
     for test_mse in (0.25, 0.125):
         with tracking.same_run(client, key, Progress(), params) as run:
-            tracking.log_evaluation(client, run.info.run_id, {"test_mse": test_mse}, [tmp_path / "x.png"])
+            tracking.log_report(client, run.info.run_id, {"test_mse": test_mse}, [tmp_path / "x.png"], "evaluate")
 
     assert client.get_run(run.info.run_id).data.metrics["test_mse"] == 0.125
     assert [each.path for each in client.list_artifacts(run.info.run_id, "evaluate")] == ["evaluate/x.png"]

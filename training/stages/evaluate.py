@@ -211,7 +211,7 @@ def main(arguments: argparse.Namespace) -> None:
     written += write_tables(sound, test, judged)
     with stage_run(trained.description.training_key, params) as (client, run):
         tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, test.store)
-        tracking.log_evaluation(client, run.info.run_id, figures, written)
+        tracking.log_report(client, run.info.run_id, figures, written, "evaluate")
     Checkpoints(checkpoint_location(trained.description.training_key, params.resources.storage)).remove()
     print(
         "evaluate: test_mse {test_mse:.6f} (PCA of {pca_components} components {pca_test_mse:.6f}, mean predictor "
