@@ -4,17 +4,18 @@ import argparse
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
 import ray.exceptions
 
-from pipeline import cluster, nodes, packages
+from pipeline import cluster, nodes, packages, versions
 from pipeline.errors import ResourceError
 from pipeline.narrowing import DEATHS, MAX_DEADLY, DiedError, Divisible, narrow
 from pipeline.params import PipelineParams, read_params
@@ -33,6 +34,8 @@ _NODE_DIED = (
 )
 # Of which a unit may lose so many until it is taken for the reason.
 _MAX_NODES = 10
+# Before work is tried again for which memory was short, in seconds: what has it may be done with it soon.
+_MEMORY_PAUSE_S = 1.0
 
 
 def stage(main: Stage, wanted: Iterable[str]) -> Stage:
@@ -123,6 +126,12 @@ def check_nodes(wanted: Iterable[str], reads: Iterable[Path], writes: Iterable[s
         nodes.check_writes(writes)
 
 
+def warn_of_processors() -> None:
+    """Say which nodes of a cluster, if this is connected to one, have processors on which last bits may differ."""
+    if not is_embedded():
+        nodes.warn_of_processors(versions.processor())
+
+
 def inspect(wanted: Iterable[str], reads: Iterable[Path], writes: Iterable[str]) -> list[str]:
     """Connect, do what `check_nodes` does, and return the names of all machines that would take part.
 
@@ -185,21 +194,17 @@ def map_units(
     ResourceError
         A unit that cannot be narrowed down is deadly to workers; or too many units are.
     """
-    tasks = _Tasks(function)
-    waiting = iter(units)
+    tasks = _Tasks(function, num_workers)
+    waiting = (_Attempts(unit, deaths) for unit in units)
     deadly: list[Any] = []
     try:
-        while True:
-            for unit in islice(waiting, num_workers - len(tasks.running)):
-                tasks.start(_Attempts(unit, deaths))
-            if not tasks.running:
-                break
+        while tasks.fill(waiting):
             attempts, reference = tasks.wait()
             try:
                 result = _get(reference)
             except ray.exceptions.RayError as error:
-                if attempts.may_go_on(error):
-                    tasks.start(attempts)
+                if tasks.makes_room(error) or attempts.may_go_on(error):
+                    tasks.again.append(attempts)
                 else:
                     deadly.append(_check_deadly(attempts, error, len(deadly)))
             else:
@@ -237,12 +242,38 @@ class _Attempts:
 
 
 class _Tasks:
-    """Tasks that apply one function, each once: Ray's own count of retries does not tell workers from nodes."""
+    """Tasks that apply one function, each once: Ray's own count of retries does not tell workers from nodes.
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    Parameters
+    ----------
+    function : callable
+    at_a_time : int
+        How many tasks there are at most.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], at_a_time: int) -> None:
         self._call = ray.put(function)
         self._task: Any = ray.remote(num_cpus=1, max_retries=0)(_apply)
+        self._at_a_time = at_a_time
+        self._is_told = False
         self.running: dict[Any, _Attempts] = {}
+        self.again: list[_Attempts] = []
+
+    def fill(self, waiting: Iterator[_Attempts]) -> bool:
+        """Start tasks, as many as there may be, those that are to be tried again first; return whether any run."""
+        for attempts in islice(chain(_drain(self.again), waiting), self._at_a_time - len(self.running)):
+            self.start(attempts)
+        return bool(self.running)
+
+    def makes_room(self, error: ray.exceptions.RayError) -> bool:
+        """Return whether a task was ended for want of memory beside others, of which there are no more from then on."""
+        if not isinstance(error, ray.exceptions.OutOfMemoryError) or not self.running:
+            return False
+        self._at_a_time = len(self.running)
+        if not self._is_told:
+            print(f"memory is short, and less is done at a time from now on: {_one_line(error)}", flush=True)
+            self._is_told = True
+        return True
 
     def start(self, attempts: _Attempts) -> None:
         """Let a worker try a unit."""
@@ -298,10 +329,21 @@ def _get(reference: Any) -> Any:
     """Return a task's result, or raise what the task raised as itself."""
     try:
         return ray.get(reference)
+    except ray.exceptions.OutOfMemoryError:
+        time.sleep(_MEMORY_PAUSE_S)
+        raise
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         raise cause from error
 
 
+def _drain(attempts: list[_Attempts]) -> Iterator[_Attempts]:
+    """Take those of a list one by one, as far as they are wanted."""
+    while attempts:
+        yield attempts.pop()
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """Return what is wrong, without what Ray adds where memory is short: pages on all processes of a node."""
+    text = str(error)
+    return " ".join((text.partition("\n")[0] if isinstance(error, ray.exceptions.OutOfMemoryError) else text).split())

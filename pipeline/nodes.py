@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import packages, storage
+from pipeline import packages, storage, versions
 from pipeline.errors import ResourceError
 
 _HINT = "docs/cluster.md says what nodes must share"
+# Nodes in one line.
+_NAMED = 5
 
 Found = TypeVar("Found")
 
@@ -101,6 +103,25 @@ def check_versions(wanted: Iterable[str]) -> None:
     here = packages.installed(names)
     for node, there in on_each(partial(packages.installed, names)).items():
         packages.check_same(here, there, f"node {node}")
+
+
+def warn_of_processors(here: Mapping[str, Any]) -> None:
+    """Say in a line on which nodes the last bits of rows may be others.
+
+    Parameters
+    ----------
+    here : mapping
+        What `versions.processor` returns on this machine.
+    """
+    others = [str(node) for node, there in on_each(versions.processor).items() if there != here]
+    if others:
+        named = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if others[_NAMED:] else "")
+        print(
+            f"warning: {named}: not the kind of processor that {socket.gethostname()} has: the last bits of rows that "
+            "are computed there may differ (dB values agree to 1e-4); for the same bytes in every run, start this on "
+            "one of their kind and drain the others",
+            flush=True,
+        )
 
 
 def check_reads(paths: Iterable[Path]) -> None:

@@ -49,14 +49,18 @@ def code_sha256() -> str:
 def numeric_versions(optional: Sequence[str] = ()) -> dict[str, Any]:
     """Return what else shapes the last bits: libraries, and the processor's features that NumPy dispatches on."""
     libraries = ("numpy", "soxr", "soundfile", *optional)
-    features = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     return {
         **{name: importlib.metadata.version(name) for name in libraries},
         "libsndfile": sf.__libsndfile_version__,
-        "machine": platform.machine(),
-        "simd": sorted(features),
+        **processor(),
         "code": code_sha256(),
     }
+
+
+def processor() -> dict[str, Any]:
+    """Return the kind of this machine's processor, and those of its features that NumPy dispatches on."""
+    features = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
+    return {"machine": platform.machine(), "simd": sorted(features)}
 
 
 def decoder_versions(libraries: Iterable[str]) -> dict[str, str]:

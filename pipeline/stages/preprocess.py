@@ -109,6 +109,7 @@ def main(arguments: argparse.Namespace) -> None:
     with engine.connect(arguments.verbose) as cpus:
         some = [Path(params.corpus.dir).absolute(), *(Path(clip.path) for clip in corpus.clips[:1])]
         engine.check_nodes(PREPROCESSING, some, [params.resources.storage or str(SPECTROGRAMS.parent.absolute())])
+        engine.warn_of_processors()
         workers = engine.check_workers("resources.preprocess_workers", params.resources.preprocess_workers, 1, cpus)
 
         def map_units(function: Callable[[Any], Any], units: list[Any]) -> Iterator[Any]:

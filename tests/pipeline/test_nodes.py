@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import nodes, storage
+from pipeline import nodes, storage, versions
 from pipeline.errors import ResourceError
 
 
@@ -20,6 +20,18 @@ def test_each_node_is_asked_once():
 
 def test_versions_of_this_environment_are_the_same_on_its_own_node():
     nodes.check_versions(["ray", "numpy", "absent"])
+
+
+def test_processors_of_another_kind(capsys):
+    here = versions.processor()
+    (node,) = nodes.nodes()
+    nodes.warn_of_processors(here)
+    assert capsys.readouterr().out == ""
+
+    for other in ({"simd": [*here["simd"], "AVX1024"]}, {"machine": "another"}):
+        nodes.warn_of_processors(here | other)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"warning: {node}: not the kind of processor that {node.hostname} has: the last bits ")
 
 
 def test_paths_that_every_node_sees(tmp_path):

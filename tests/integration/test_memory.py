@@ -1,0 +1,66 @@
+"""Ray ends workers when a node is short of memory: work is done again with less beside it, and one line says so."""
+
+import re
+import sys
+
+import psutil
+import pytest
+
+from tests.projects import ROOT, Project
+
+pytestmark = pytest.mark.timeout(300)
+
+# Maps units that take GiB after GiB of memory, up to a number of them, and then some seconds.
+PROGRAM = """
+import argparse, sys, time
+import numpy as np
+from pipeline import command, engine
+
+def work(unit):
+    n_gib, seconds = unit
+    taken = []
+    for _ in range(n_gib):
+        taken.append(np.ones(1 << 27))
+        time.sleep(0.2)
+    time.sleep(seconds)
+    return n_gib
+
+def main(_):
+    with engine.connect():
+        print("done:", *sorted(engine.map_units(work, {units}, 2)))
+
+command.run(main, argparse.Namespace(verbose=False))
+"""
+REASON = r"\d+ worker\(s\) were killed due to the node running low on memory\. [^\n]{0,200}\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that maps units on a Ray that ends workers when a share of the memory is taken."""
+    project = Project(tmp_path, tmp_path)
+
+    def run(units, threshold, refresh_ms, **options):
+        monitor = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": str(refresh_ms)}
+        program = PROGRAM.format(units=units)
+        return project.run(sys.executable, "-c", program, PYTHONPATH=str(ROOT), **monitor, **options)
+
+    yield run
+    project.close()
+
+
+def test_a_node_that_is_always_short_of_memory(run):
+    output = run([(0, 600), (0, 600)], 0.0, 250, fails=True)
+
+    told = f"memory is short, and less is done at a time from now on: {REASON}"
+    assert re.fullmatch(f"({told})?error: a unit of work lost its worker process 3 times: {REASON}", output), output
+
+
+@pytest.mark.soak
+def test_units_that_fit_into_the_memory_only_one_after_the_other(run):
+    memory = psutil.virtual_memory()
+    # Room for one and a half of them.
+    output = run([(4, 3)] * 4, 1 - (memory.available - (6 << 30)) / memory.total, 100)
+
+    assert re.fullmatch(f"memory is short, and less is done at a time from now on: {REASON}done: 4 4 4 4\n", output), (
+        output
+    )
