@@ -179,16 +179,17 @@ class ForwardReader:
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return samples (stop - start, n_channels); `start` must not fall behind that of an earlier call."""
         self._skip_to(start)
-        n_missing = stop - start - len(self._kept)
-        if n_missing > 0:
-            samples = np.empty((n_missing, self._file.channels), dtype=np.float32)
-            n_decoded = self._file.buffer_read_into(samples, dtype="float32")
-            if n_decoded < n_missing:
+        n_kept = len(self._kept)
+        if stop - start > n_kept:
+            samples = np.empty((stop - start, self._file.channels), dtype=np.float32)
+            samples[:n_kept] = self._kept
+            missing = samples[n_kept:]
+            if self._file.buffer_read_into(missing, dtype="float32") < len(missing):
                 raise AudioError(
                     "truncated", f"header states {self._file.frames} samples, of which {stop} could not be decoded"
                 )
-            check_values(samples)
-            self._kept = np.concatenate([self._kept, samples])
+            check_values(missing)
+            self._kept = samples
         return self._kept[: stop - start]
 
     def _skip_to(self, start: int) -> None:

@@ -36,8 +36,10 @@ Fold = Literal["mean", "left", "right"]
 
 # A file below is read at once, which a plain WAV then needs no decoder for.
 _SMALL_BYTES = 1 << 18
-# How many values of a long recording are decoded at a time.
-_STREAMED_VALUES = 1 << 22
+# How many segments of a long recording are resampled as one stretch, and how many values of the source that may be:
+# fewer segments hear more of their neighbours' samples for the second time, more outgrow the cache.
+_STRETCH_SEGMENTS = 32
+_STRETCH_VALUES = 1 << 20
 
 
 def count_samples(duration_s: float, sample_rate: int) -> int:
@@ -241,34 +243,40 @@ class Loader:
         AudioError
             As `load`, or the file is no longer the one that was examined.
         """
-        rate, step, offset = facts.source_rate, self.n_samples - n_overlap, facts.source_start
-        windows = [
-            segment_window(facts.source_stop - offset, rate, self.sample_rate, index * step, self.n_samples)
-            for index in segments
-        ]
-        longest = max(window.stop - window.start for window in windows)
-        n_at_once = max(1, min(STACKED, _STREAMED_VALUES // (longest * facts.source_channels)))
+        step = self.n_samples - n_overlap
         with opened(path) as raw, decoder(raw) as file:
             if file_stamp(raw) != facts.stamp:
                 raise AudioError("changed", "the file was changed while it was read")
             enter(file, facts.entries)
-            reader = ForwardReader(file)
-            for start in range(0, len(windows), n_at_once):
-                some = windows[start : start + n_at_once]
-                y = self._fold(reader.read(offset + some[0].start, offset + some[-1].stop))
-                cut = [y[:, window.start - some[0].start : window.stop - some[0].start] for window in some]
-                yield self._resample_windows(cut, some, rate)
+            reader, offset = ForwardReader(file), facts.source_start
+            for stretch, window in self._stretches(facts, segments, step):
+                y = self._fold(reader.read(offset + window.start, offset + window.stop))
+                y = self._resample_window(y, window, facts.source_rate)
+                starts = [(index - stretch.start) * step for index in stretch if index in segments]
+                yield [y[:, start : start + self.n_samples] for start in starts]
 
-    def _resample_windows(
-        self, signals: list[NDArray[np.float32]], windows: list[Window], rate: int
-    ) -> list[NDArray[np.float32]]:
-        """Return the segments that windows of a source are for."""
+    def _stretches(self, facts: Facts, segments: range, step: int) -> Iterator[tuple[range, Window]]:
+        """Yield stretches of a recording that hold some segments: which ones, and what they are made of.
+
+        One that is resampled begins and ends where it does whatever is asked for, since soxr's last bits depend on it.
+        """
+        rate, n_heard = facts.source_rate, facts.source_stop - facts.source_start
+        n_source = -(-self.n_samples * rate // self.sample_rate) * facts.source_channels
+        n_at_once = max(1, min(_STRETCH_SEGMENTS, _STRETCH_VALUES // n_source))
+        is_resampled = rate != self.sample_rate
+        first = segments.start // n_at_once * n_at_once if is_resampled else segments.start
+        for start in range(first, segments.stop, n_at_once):
+            stop = start + n_at_once if is_resampled else min(start + n_at_once, segments.stop)
+            n_samples = (stop - start - 1) * step + self.n_samples
+            yield range(start, stop), segment_window(n_heard, rate, self.sample_rate, start * step, n_samples)
+
+    def _resample_window(self, y: NDArray[np.float32], window: Window, rate: int) -> NDArray[np.float32]:
+        """Return the samples that a window of a source is for."""
         if rate != self.sample_rate:
             # soxr may round the length of a part otherwise than that of the whole.
-            signals = resample_stacked(
-                signals, rate, self.sample_rate, self.quality, n_spare=1 + rate // self.sample_rate
-            )
-        return [y[:, window.skip : window.skip + window.n_samples] for y, window in zip(signals, windows, strict=True)]
+            n_spare = 1 + rate // self.sample_rate
+            (y,) = resample_stacked([y], rate, self.sample_rate, self.quality, n_spare)
+        return y[:, window.skip : window.skip + window.n_samples]
 
     def _read(
         self,

@@ -12,8 +12,8 @@ Quality = Literal["LQ", "MQ", "HQ", "VHQ"]
 
 # Recordings that go through soxr in one call; with more, what it keeps for each outgrows the cache.
 STACKED = 16
-# Samples before and after a segment that its resampling hears, at the lower of both rates. With a quarter of it, what
-# the filter has not heard is below the rounding of float32.
+# Samples before and after a stretch of segments that its resampling hears, at the lower of both rates. With a quarter
+# of it, what the filter has not heard is below the rounding of float32.
 _CONTEXT = 1024
 
 
@@ -53,14 +53,14 @@ def resample_stacked(
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What of a recording one segment is made of.
+    """What of a recording one segment, or a stretch of them, is made of.
 
     Attributes
     ----------
     start, stop : int
         Samples of the source.
     skip, n_samples : int
-        Of what these are resampled to: how many samples come before the segment, and how many it has.
+        Of what these are resampled to: how many samples come before the stretch, and how many it has.
     """
 
     start: int

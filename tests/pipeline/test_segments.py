@@ -81,9 +81,20 @@ def test_a_sine_goes_on_over_the_borders(tmp_path):
     np.testing.assert_allclose(y[500:-500], sine(1000.0, n_total)[500:-500], rtol=0, atol=2e-4)
 
 
+def test_stretches_join_to_the_resampled_whole(tmp_path, rng):
+    y = rng.uniform(-0.9, 0.9, 60 * 8000).astype(np.float32)
+    expected = soxr.resample(y, 8000, 22_050)
+    found = read_all(write(tmp_path / "a.wav", y, 8000, subtype="FLOAT"))
+
+    assert len(found) > 3 * loading._STRETCH_SEGMENTS
+    np.testing.assert_allclose(joined(found, len(expected)), expected, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("rate", [8000, 22_050, 48_000])
 @pytest.mark.parametrize("mono", [True, False])
-def test_each_segment_is_the_same_whichever_are_asked_for(tmp_path, rng, rate, mono):
+def test_each_segment_is_the_same_whichever_are_asked_for(tmp_path, rng, monkeypatch, rate, mono):
+    # So that there are several stretches, and some that are asked for in part.
+    monkeypatch.setattr(loading, "_STRETCH_SEGMENTS", 8)
     path = write(tmp_path / "a.wav", rng.uniform(-0.9, 0.9, (15 * rate, 2)), rate)
     loader = Loader(mono=mono)
     whole = read_all(path, loader=loader)
@@ -246,10 +257,9 @@ def test_a_long_recording_is_several_units(corpus, make_pipeline, open_store, mo
         assert many[key][1] == start_s
 
 
-@pytest.mark.parametrize(("name", "value"), [("STACKED", 3), ("_STREAMED_VALUES", 100_000)])
-def test_bytes_do_not_depend_on_how_much_is_decoded_at_once(tmp_path, corpus, make_pipeline, monkeypatch, name, value):
+def test_bytes_do_not_depend_on_how_many_are_resampled_at_once(tmp_path, corpus, make_pipeline, monkeypatch):
     make_pipeline("default", segment="all", overlap=0.25).preprocess(corpus)
-    monkeypatch.setattr(loading, name, value)
+    monkeypatch.setattr(loading, "STACKED", 3)
     make_pipeline("other", segment="all", overlap=0.25).preprocess(corpus)
 
     assert digest(tmp_path / "default") == digest(tmp_path / "other")
