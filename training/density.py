@@ -8,52 +8,30 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import ModelError, ParameterError
+from training.candidates import FLOW, Candidate, choose, fit_mixture
 from training.codes import Codes
+from training.flow import Flow, FlowTraining
+from training.whitening import Whitening
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DENSITY_FILE = "density.npz"
-# What is tried: numbers of components, by the shape of their covariances. One component is a Gaussian.
-CANDIDATES = {"spherical": (1, 2, 4, 8, 16, 32), "diag": (1, 2, 4, 8, 16, 32), "tied": (1, 4), "full": (2, 4, 8, 16)}
-_FOLDS = 3
-# Variances, of standardised and of whitened values, under which a direction counts as constant.
-_LEAST_VARIANCE = 1e-4
-_LEAST_WHITE_VARIANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class _Whitening:
-    """values = mean + white @ basis, with white values of variance 1 in all directions that vary at all."""
-
-    mean: NDArray[np.float64]
-    basis: NDArray[np.float64]
-
-    @classmethod
-    def fit(cls, values: NDArray[np.float64]) -> "_Whitening":
-        mean: NDArray[np.float64] = values.mean(axis=0)
-        spread: NDArray[np.float64] = np.std(values, axis=0)
-        scale: NDArray[np.float64] = np.where(spread > 0, spread, 1.0)
-        standard: NDArray[np.float64] = (values - mean) / scale
-        variances, directions = np.linalg.eigh(standard.T @ standard / len(values))
-        return cls(mean, np.sqrt(np.maximum(variances, 0) + _LEAST_VARIANCE)[:, None] * directions.T * scale)
-
-    def whiten(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.linalg.solve(self.basis.T, (values - self.mean).T).T, dtype=np.float64)
+_OF_FLOW = "flow_"
 
 
 @dataclass(frozen=True)
 class Density:
-    """A mixture of Gaussians over whitened codes: (latent vector, max_db, max_db - min_db).
+    """A mixture of Gaussians, or a flow, over whitened codes: (latent vector, max_db, max_db - min_db).
 
     Attributes
     ----------
@@ -70,8 +48,11 @@ class Density:
         Least and greatest (max_db, max_db - min_db) that were seen; none outside is drawn.
     covariance_type : str
         As scikit-learn names it.
-    held_out_log_likelihood : float
-        Mean per row, in nats, by which this mixture was chosen. NaN when there was too little to hold out.
+    scores : dict
+        Of every candidate, by kind and size, the mean log-likelihood per held-out row, in nats, by which one was
+        chosen. Empty when there was too little to hold out.
+    flow : Flow, optional
+        From white values to those that the mixture, then one normal distribution, is of.
     """
 
     mean: NDArray[np.float64]
@@ -81,7 +62,8 @@ class Density:
     factors: NDArray[np.float64]
     levels_db: NDArray[np.float64]
     covariance_type: str
-    held_out_log_likelihood: float
+    scores: dict[Candidate, float]
+    flow: Flow | None = None
 
     @classmethod
     def fit(
@@ -92,7 +74,7 @@ class Density:
         seed: int,
         groups: Sequence[str] | None = None,
     ) -> "Density":
-        """Fit Gaussians and mixtures of them; the likelihood of held-out rows decides between them.
+        """Fit Gaussians, mixtures of them and a flow; the likelihood of held-out rows decides between them.
 
         Parameters
         ----------
@@ -113,19 +95,44 @@ class Density:
         # One thread, since the order in which several add up depends on their number.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # what has not converged is judged as it is
-            covariance_type, n_components, score = _choose(values, groups or range(len(values)), seed)
-            whitening = _Whitening.fit(values)
-            mixture = _mixture(covariance_type, n_components, seed).fit(whitening.whiten(values))
-        return cls(
-            whitening.mean,
-            whitening.basis,
-            mixture.weights_,
-            mixture.means_,
-            _factors(mixture),
-            np.stack([values[:, -2:].min(axis=0), values[:, -2:].max(axis=0)]),
-            covariance_type,
-            score,
-        )
+            choice = choose(values, groups or range(len(values)), seed)
+            whitening = Whitening.fit(values, choice.shrinkage)
+            density = cls(
+                whitening.mean,
+                whitening.basis,
+                *_standard_normal(values.shape[1]),
+                np.stack([values[:, -2:].min(axis=0), values[:, -2:].max(axis=0)]),
+                "spherical",
+                choice.scores,
+            )
+            kind, size = choice.best
+            white = whitening.whiten(values)
+            if kind == FLOW:
+                training = FlowTraining(white, size, seed)
+                training.run(choice.flow_steps[size])
+                return replace(density, flow=training.flow)
+            mixture = fit_mixture(kind, size, seed, white)
+        weights, means = mixture.weights_, mixture.means_
+        return replace(density, weights=weights, means=means, factors=_factors(mixture), covariance_type=kind)
+
+    @property
+    def kind(self) -> Candidate:
+        """What it is: the shape of covariances and the number of components, or a flow and the number of couplings."""
+        return (self.covariance_type, len(self.weights)) if self.flow is None else (FLOW, len(self.flow.order))
+
+    @property
+    def held_out_log_likelihood(self) -> float:
+        """Mean per held-out row, in nats, by which it was chosen; NaN when there was too little to hold out."""
+        return self.scores.get(self.kind, float("nan"))
+
+    @property
+    def family_scores(self) -> dict[str, float]:
+        """The greatest of `scores` among Gaussians, mixtures and flows; of those that were tried."""
+        found: dict[str, float] = {}
+        for (kind, size), score in self.scores.items():
+            family = "flow" if kind == FLOW else "gaussian" if size == 1 else "mixture"
+            found[family] = max(score, found.get(family, score))
+        return found
 
     @property
     def latent_space_dim(self) -> int:
@@ -134,6 +141,8 @@ class Density:
 
     def describe(self) -> str:
         """Return what it is, for a person."""
+        if self.flow is not None:
+            return f"a normalising flow ({len(self.flow.order)} couplings)"
         if len(self.weights) == 1:
             return f"a Gaussian ({self.covariance_type} covariance)"
         return f"a mixture of {len(self.weights)} Gaussians ({self.covariance_type} covariances)"
@@ -148,13 +157,19 @@ class Density:
         for each in np.unique(component):
             chosen, factor = component == each, self.factors[each]
             spread[chosen] = noise[chosen] * factor if factor.ndim == 1 else _product(noise[chosen], factor.T)
-        values = self.mean + _product(self.means[component] + spread, self.basis)
+        white: NDArray[np.floating[Any]] = self.means[component] + spread
+        if self.flow is not None:
+            with threadpool_limits(1):
+                white = self.flow.inverse(white)
+        values = self.mean + _product(white, self.basis)
         max_db, span_db = np.clip(values[:, -2:], *self.levels_db).T
         return Codes(*(each.astype(np.float32) for each in (values[:, :-2], max_db - span_db, max_db)))
 
     def log_likelihood(self, codes: Codes) -> NDArray[np.float64]:
-        """Return the logarithm of the density at codes in nats, shape (n,), in white coordinates."""
-        white = _Whitening(self.mean, self.basis).whiten(_values(codes))
+        """Return the logarithm of the density at codes, of (latent vector, max_db, max_db - min_db), in nats, (n,)."""
+        whitening = Whitening(self.mean, self.basis)
+        flow = self.flow or Flow.identity(len(self.mean), 0, np.random.default_rng(0))
+        white, log_volume = flow.forward(whitening.whiten(_values(codes)))
         parts = []
         for weight, mean, factor in zip(self.weights, self.means, self.factors, strict=True):
             diagonal = factor if factor.ndim == 1 else np.diag(factor)
@@ -163,13 +178,13 @@ class Density:
             normaliser = np.log(diagonal).sum() + len(mean) / 2 * np.log(2 * np.pi)
             parts.append(np.log(weight) - normaliser - (away**2).sum(axis=0) / 2)
         total: NDArray[np.float64] = np.logaddexp.reduce(parts, axis=0)
-        return total
+        return total + log_volume - whitening.log_volume
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `density.npz` into a folder, which is made if need be."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        np.savez(path / DENSITY_FILE, format_version=FORMAT_VERSION, **asdict(self))
+        np.savez(path / DENSITY_FILE, format_version=FORMAT_VERSION, **self._arrays())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Density":
@@ -192,13 +207,29 @@ class Density:
         if version != FORMAT_VERSION:
             raise ModelError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
         try:
-            arrays["covariance_type"] = str(arrays["covariance_type"])
-            arrays["held_out_log_likelihood"] = float(arrays["held_out_log_likelihood"])
-            density = cls(**arrays)
+            density = cls._from_arrays(arrays)
             density._check()
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: holds no density: {error}") from error
         return density
+
+    def _arrays(self) -> dict[str, Any]:
+        """Return what is written: no array holds anything but numbers or text."""
+        arrays = {name: value for name, value in vars(self).items() if name not in {"scores", "flow"}}
+        arrays["candidate_kinds"] = np.array([kind for kind, _ in self.scores], dtype=np.str_)
+        arrays["candidate_sizes"] = np.array([size for _, size in self.scores], dtype=np.int64)
+        arrays["candidate_scores"] = np.array(list(self.scores.values()), dtype=np.float64)
+        of_flow = {} if self.flow is None else vars(self.flow)
+        return arrays | {_OF_FLOW + name: value for name, value in of_flow.items()}
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, Any]) -> "Density":
+        of_flow = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_OF_FLOW)}
+        names = zip(arrays.pop("candidate_kinds").tolist(), arrays.pop("candidate_sizes").tolist(), strict=True)
+        scores = dict(zip(names, arrays.pop("candidate_scores").tolist(), strict=True))
+        flow = Flow(**{name.removeprefix(_OF_FLOW): value for name, value in of_flow.items()}) if of_flow else None
+        covariance_type = str(arrays.pop("covariance_type"))
+        return cls(**arrays, covariance_type=covariance_type, scores=scores, flow=flow)
 
     def _check(self) -> None:
         """Refuse arrays that do not fit each other."""
@@ -209,7 +240,9 @@ class Density:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
         if self.factors.shape not in ((n_components, n_dim), (n_components, n_dim, n_dim)):
             raise ValueError(f"factors has shape {self.factors.shape}, expected {n_components} of {n_dim} values")
-        for name, value in asdict(self).items():
+        if self.flow is not None:
+            self.flow.check(n_dim)
+        for name, value in vars(self).items():
             if isinstance(value, np.ndarray) and (value.dtype != np.float64 or not np.isfinite(value).all()):
                 raise ValueError(f"{name} holds what is no finite number")
 
@@ -220,48 +253,9 @@ def _values(codes: Codes) -> NDArray[np.float64]:
     return np.column_stack([codes.z, max_db, max_db - codes.min_db])
 
 
-def _choose(values: NDArray[np.float64], groups: Sequence[str] | range, seed: int) -> tuple[str, int, float]:
-    """Return the candidate of the greatest likelihood of what is held out in turn, and that likelihood."""
-    n_folds = min(_FOLDS, len(set(groups)))
-    if n_folds < 2 or len(values) < 2 * _FOLDS:
-        return "spherical", 1, float("nan")
-    folds = []
-    for fitted, held_out in GroupKFold(n_folds, shuffle=True, random_state=seed).split(values, groups=list(groups)):
-        whitening = _Whitening.fit(values[fitted])
-        folds.append((whitening.whiten(values[fitted]), whitening.whiten(values[held_out])))
-    scores: dict[tuple[str, int], float] = {}
-    for covariance_type, sizes in CANDIDATES.items():
-        for n_components in sizes:
-            if n_components > min(len(fitted) for fitted, _ in folds):
-                break
-            score = _held_out_log_likelihood(covariance_type, n_components, folds, seed)
-            if covariance_type == "full" and score < scores.get((covariance_type, n_components // 2), score):
-                break  # each has so many numbers that more of them only cost more time
-            scores[covariance_type, n_components] = score
-    best = max(scores, key=lambda candidate: scores[candidate])
-    return *best, scores[best]
-
-
-def _held_out_log_likelihood(
-    covariance_type: str, n_components: int, folds: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
-) -> float:
-    """Return the mean over all rows, each in the mixture that was fitted without it."""
-    sums = [
-        _mixture(covariance_type, n_components, seed).fit(fitted).score(held_out) * len(held_out)
-        for fitted, held_out in folds
-    ]
-    return float(np.sum(sums) / sum(len(held_out) for _, held_out in folds))
-
-
-def _mixture(covariance_type: str, n_components: int, seed: int) -> GaussianMixture:
-    # "k-means++" only chooses rows to start from; the k-means of the default adds up in threads' order.
-    return GaussianMixture(
-        n_components,
-        covariance_type=covariance_type,
-        reg_covar=_LEAST_WHITE_VARIANCE,
-        init_params="k-means++",
-        random_state=seed,
-    )
+def _standard_normal(n_dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return weights, means and factors of one component."""
+    return np.ones(1), np.zeros((1, n_dim)), np.ones((1, n_dim))
 
 
 def _factors(mixture: GaussianMixture) -> NDArray[np.float64]:
@@ -277,6 +271,6 @@ def _factors(mixture: GaussianMixture) -> NDArray[np.float64]:
     return factors
 
 
-def _product(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _product(rows: NDArray[np.floating[Any]], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     product: NDArray[np.float64] = np.einsum("ij,jk->ik", rows, matrix, optimize=False)
     return product

@@ -63,6 +63,7 @@ def test_what_git_sees_is_small_and_meant_for_it(finished):
         "reports/evaluate/bands.csv",
         "reports/evaluate/labels.csv",
         "reports/evaluate/metrics.json",
+        "reports/generate/densities.csv",
         "reports/generate/metrics.json",
         "reports/preprocess/rejected.csv",
         "reports/preprocess/summary.json",
@@ -117,6 +118,7 @@ def test_metrics_show(finished):
         "reports/preprocess/summary.json",
         "reports/train/metrics.json",
         "reports/evaluate/metrics.json",
+        "reports/generate/densities.csv",
         "reports/generate/metrics.json",
     }
     figures = shown["reports/evaluate/metrics.json"]["data"]

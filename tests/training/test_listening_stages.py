@@ -44,6 +44,7 @@ from training.paths import (
     BANDS,
     CODES,
     CURVES,
+    DENSITIES,
     GENERATED_SOUNDS,
     GENERATION,
     GENERATION_METRICS,
@@ -240,7 +241,22 @@ def test_the_figures_of_generated_sounds(project, sound, test_rows, train_rows):
         "frechet_pca_samples",
         "frechet_white_noise",
         "frechet_train",
+        *(f"held_out_log_likelihood_{family}" for family in Density.load(project / MODEL).family_scores),
     }
+
+
+def test_the_table_of_densities(project):
+    density = Density.load(project / MODEL)
+    lines = read_csv(project / DENSITIES)
+    figures = json.loads((project / GENERATION_METRICS).read_text())
+
+    assert [line["density"] for line in lines] == [f"{kind} {size}" for kind, size in density.scores]
+    scores = [float(line["held_out_log_likelihood"]) for line in lines]
+    np.testing.assert_allclose(scores, list(density.scores.values()), atol=1e-4)
+    assert [line["chosen"] for line in lines].index("1") == np.argmax(scores)
+    assert sum(int(line["chosen"]) for line in lines) == 1
+    judged = {name: value for name, value in figures.items() if name.startswith("held_out_log_likelihood_")}
+    assert max(judged.values()) == density.held_out_log_likelihood
 
 
 def test_the_same_again(project):
@@ -258,7 +274,7 @@ def test_all_stages_are_in_one_run(project):
     generated = {item.path for item in client.list_artifacts(run_.info.run_id, "generate")}
 
     assert {"listen.html", "evaluate", "generate"} <= artifacts
-    assert {"generate/codes.csv", "generate/sample_001.wav"} <= generated
+    assert {"generate/codes.csv", "generate/densities.csv", "generate/sample_001.wav"} <= generated
     figures = json.loads((project / TEST_METRICS).read_text()) | json.loads((project / GENERATION_METRICS).read_text())
     assert {name: run_.data.metrics[name] for name in figures} == pytest.approx(figures, rel=1e-9)
 

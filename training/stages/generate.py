@@ -20,7 +20,7 @@ from training.distances import frechet_distance, log_mel_statistics, nearest
 from training.generation import choose_moves, choose_pairs, interpolate, label_means, map_codes, move
 from training.metrics import LinearAutoencoder
 from training.params import GenerateSection, Params
-from training.paths import CODES, GENERATED_SOUNDS, GENERATION, GENERATION_METRICS, MAP, MODEL
+from training.paths import CODES, DENSITIES, GENERATED_SOUNDS, GENERATION, GENERATION_METRICS, MAP, MODEL
 from training.sound import SoundAutoencoder
 from training.tracking_delivery import check_server, stage_run
 from training.trained import Trained
@@ -141,6 +141,16 @@ def write_map(sound: SoundAutoencoder, clips: Spectrograms, section: GenerateSec
             writer.writerow([*names[row], labels[row] or "", f"{x:.4f}", f"{y:.4f}"])
 
 
+def write_densities(density: Density) -> dict[str, float]:
+    """Write how likely held-out rows were to each candidate, in nats; return it of the best of each family."""
+    with DENSITIES.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["density", "held_out_log_likelihood", "chosen"])
+        for (kind, size), score in density.scores.items():
+            writer.writerow([f"{kind} {size}", f"{score:.4f}", int((kind, size) == density.kind)])
+    return {f"held_out_log_likelihood_{family}": score for family, score in density.family_scores.items()}
+
+
 def judge(
     sound: SoundAutoencoder,
     density: Density,
@@ -207,10 +217,11 @@ def main(arguments: argparse.Namespace) -> None:
     write(sound, made, of_train)
     write_map(sound, Spectrograms(test.store, None, params.train.target_shape), section)
     figures = judge(sound, density, train, test, (of_train.codes, of_test), section.seed)
+    figures |= write_densities(density)
     GENERATION_METRICS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     files = [GENERATED_SOUNDS / f"{name}.wav" for each in made for name in each.names]
     with stage_run(trained.description.training_key, params) as (client, run):
-        tracking.log_report(client, run.info.run_id, figures, [CODES, *files], "generate")
+        tracking.log_report(client, run.info.run_id, figures, [CODES, DENSITIES, *files], "generate")
     print(
         "generate: {0} sounds in {1}; to held-out ones {frechet_samples:.1f} (PCA's samples {frechet_pca_samples:.1f}, "
         "training clips {frechet_train:.1f}, white noise {frechet_white_noise:.1f}); to the nearest training clip "

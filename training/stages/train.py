@@ -197,7 +197,9 @@ def export(checkpoints: Checkpoints, description: Description, train: Spectrogra
     (MODEL / DESCRIPTION_FILE).write_text(description.to_json(), encoding="utf-8")
     density = fit_density(autoencoder, train, seed)
     density.save(MODEL)
-    print(f"train: density of the latent codes: {density.describe()}", flush=True)
+    judged = ", ".join(f"{family} {score:.1f}" for family, score in density.family_scores.items())
+    said = f"; nats per held-out row: {judged}" if judged else ""
+    print(f"train: density of the latent codes: {density.describe()}{said}", flush=True)
     write_curves(CURVES, progress)
     best = {"epochs": progress.epoch, "best_epoch": progress.best.epoch, "val_mse": progress.best.val_mse}
     if progress.best.val_kl is not None:
