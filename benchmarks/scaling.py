@@ -9,10 +9,11 @@ repeat; Linux only. What is neither worker nor its decoder (driver, raylet, GCS)
 two cores, it takes from the second worker what it takes.
 
 `preprocess` links the sounds of FOLDER (or `FSDD_DIR`) as often as `--clips` wants, and first makes a pass that does
-not count. `train` trains with the recipe of `params.yaml` on spectrograms of these sounds, without Ray. Beside one and
-two workers it measures one worker with half of the batch, which is what each of two has to compute: what a step of two
-takes longer is the exchange. `driver` lists, hashes and plans `--clips` clips of which no sound exists, puts the
-lines of their results together, and lets Ray's workers do nothing with units of them.
+not count. `train` trains with the recipe of `params.yaml` on spectrograms of these sounds, without Ray, with batches of
+several sizes (`--batches`): what two workers exchange does not grow with the batch, so its table says from which size
+on two pay. Beside one and two workers it measures one worker with half of the batch, which is what each of two has to
+compute: what a step of two takes longer is the exchange. `driver` lists, hashes and plans `--clips` clips of which no
+sound exists, puts the lines of their results together, and lets Ray's workers do nothing with units of them.
 """
 
 import argparse
@@ -28,8 +29,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.preprocess import make_corpus, ours
+from benchmarks.contenders import Settings, ours
+from benchmarks.preprocess import repeat_files
 
+# Sizes of the batch beside that of `params.yaml`, and how many steps of the largest an epoch has at least.
+LARGE_BATCHES, LEAST_STEPS = (128, 512), 4
 _pinned: list[Any] = []
 
 
@@ -60,9 +64,8 @@ def preprocess(arguments: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as scratch, engine.connect():
         corpus, locks = Path(scratch, "corpus"), Path(scratch, "locks")
-        corpus.mkdir()
         locks.mkdir()
-        make_corpus(arguments.corpus, corpus, arguments.clips, rewrite=False)
+        link(arguments.corpus, corpus, arguments.clips)
 
         def run(num_workers: int) -> float:
             def map_units(function: Callable[[Any], Any], units: list[Any]) -> Iterator[Any]:
@@ -70,52 +73,74 @@ def preprocess(arguments: argparse.Namespace) -> None:
 
             with tempfile.TemporaryDirectory(dir=scratch) as out:
                 started = time.perf_counter()
-                ours(corpus, Path(out), map_units)
+                ours(Settings(num_workers, is_long=False), corpus, Path(out), map_units)
                 return arguments.clips / (time.perf_counter() - started)
 
         run(2)
-        print_ratios("clips/s", {1: partial(run, 1), 2: partial(run, 2)}, arguments.repeats)
+        print_ratios("clips/s", run, arguments.repeats)
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Print samples per second at one worker and at two, and what two wait for each other."""
-    from benchmarks.training import samples_per_s
+    """Print samples per second at one worker and at two, by size of the batch, and what two wait for each other."""
+    from benchmarks.training import measure_apart
     from pipeline.params import PARAMS_FILE, read_params
     from training.params import Params
 
-    batch = read_params(Params, PARAMS_FILE).train.global_batch_size
+    batches = arguments.batches or sorted({read_params(Params, PARAMS_FILE).train.global_batch_size, *LARGE_BATCHES})
+    # Of four clips, three and some more are trained on.
+    n_clips = arguments.clips or max(1280, LEAST_STEPS * max(batches) * 4 // 3)
     with tempfile.TemporaryDirectory() as scratch:
         corpus = Path(scratch, "corpus")
-        corpus.mkdir()
-        make_corpus(arguments.corpus, corpus, arguments.clips, rewrite=False)
-        ours(corpus, Path(scratch))
+        link(arguments.corpus, corpus, n_clips)
+        ours(Settings(1, is_long=False), corpus, Path(scratch))
         common = {"params": PARAMS_FILE, "spectrograms": Path(scratch, "spectrograms"), "epochs": arguments.epochs}
         common |= {"table": Path(scratch, "table.parquet"), "pinned": True}
 
-        def run(num_workers: int, batch_size: int) -> float:
-            given = argparse.Namespace(**common, cpus=num_workers, batch_size=batch_size)
-            return samples_per_s("ours", num_workers, given)
+        def run(num_workers: int, batch: int) -> float:
+            rate = measure_apart("ours", num_workers, argparse.Namespace(**common, cpus=num_workers, batch_size=batch))[
+                0
+            ]
+            assert rate is not None
+            return rate
 
-        found = print_ratios("samples/s", {1: partial(run, 1, batch), 2: partial(run, 2, batch)}, arguments.repeats)
-        halves = [run(1, batch // 2) for _ in range(arguments.repeats)]
-    step_ms = 1e3 * batch / statistics.median(found[2])
-    alone_ms = 1e3 * (batch // 2) / statistics.median(halves)
-    print(f"a step of two workers takes {step_ms:.1f} ms, and its half of the batch alone {alone_ms:.1f} ms: "
-          f"{step_ms - alone_ms:.1f} ms of exchange")  # fmt: skip
+        lines = [measure_batch(run, batch, arguments.repeats) for batch in batches]
+    print("| batch | one worker, samples/s | two | two beside one | a step of two (ms) | of which exchange (ms) |")
+    print("|---|---|---|---|---|---|", *lines, sep="\n")
 
 
-def print_ratios(unit: str, runs: dict[int, Callable[[], float]], repeats: int) -> dict[int, list[float]]:
-    """Let one worker and two take turns, and print and return what they did."""
-    found: dict[int, list[float]] = {number: [] for number in runs}
+def measure_batch(run: Callable[[int, int], float], batch: int, repeats: int) -> str:
+    """Return a line of Markdown of how fast one worker and two are with a size of the batch."""
+    contenders = {"one": (1, batch), "two": (2, batch), "half": (1, batch // 2)}
+    found: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(repeats):
-        for number in sorted(runs, reverse=repeat % 2 == 1):
-            found[number].append(runs[number]())
+        for name in list(contenders)[:: 1 if repeat % 2 == 0 else -1]:
+            found[name].append(run(*contenders[name]))
+            print(f"batch {batch}, repeat {repeat + 1}: {name}: {found[name][-1]:.0f} samples/s", file=sys.stderr)
+    one, two, half = (statistics.median(found[name]) for name in contenders)
+    ratio = statistics.median(two / one for one, two in zip(found["one"], found["two"], strict=True))
+    step_ms, alone_ms = 1e3 * batch / two, 1e3 * (batch // 2) / half
+    return f"| {batch} | {one:.0f} | {two:.0f} | {ratio:.2f} | {step_ms:.1f} | {step_ms - alone_ms:.1f} |"
+
+
+def link(sounds: Path, folder: Path, n_clips: int) -> None:
+    """Make a folder of links to sounds, to some of them again if more are wanted."""
+    from pipeline.corpus import list_clips
+
+    folder.mkdir()
+    repeat_files([Path(clip.path).absolute() for clip in list_clips(sounds).clips], folder, n_clips)
+
+
+def print_ratios(unit: str, run: Callable[[int], float], repeats: int) -> None:
+    """Let one worker and two take turns, and print what they did."""
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for repeat in range(repeats):
+        for number in sorted(found, reverse=repeat % 2 == 1):
+            found[number].append(run(number))
             print(f"repeat {repeat + 1}: {number}: {found[number][-1]:.0f} {unit}", file=sys.stderr, flush=True)
     ratios = [two / one for one, two in zip(found[1], found[2], strict=True)]
     for number, values in found.items():
         print(f"{number} pinned: {statistics.median(values):.0f} {unit}")
     print(f"two beside one: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    return found
 
 
 def driver(arguments: argparse.Namespace) -> None:
@@ -205,13 +230,19 @@ def _rss() -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    for name, run, n_clips, repeats in (("preprocess", preprocess, 16000, 5), ("train", train, 1280, 3)):
+    for name, run, n_clips, repeats in (("preprocess", preprocess, 16000, 5), ("train", train, None, 3)):
         one = commands.add_parser(name)
         one.add_argument("corpus", type=Path, nargs="?", default=os.environ.get("FSDD_DIR"), help="a folder of sounds")
-        one.add_argument("--clips", type=int, default=n_clips, help="how many of them, some again if there are fewer")
+        one.add_argument(
+            "--clips",
+            type=int,
+            default=n_clips,
+            help="how many of them, some again if there are fewer; as many as the batches want by default of train",
+        )
         one.add_argument("--repeats", type=int, default=repeats)
         one.set_defaults(run=run)
     one.add_argument("--epochs", type=int, default=2, help="timed epochs of each measurement")
+    one.add_argument("--batches", type=int, nargs="+", help="global sizes; by default that of params.yaml, 128 and 512")
     one = commands.add_parser("driver")
     one.add_argument("--clips", type=int, default=1_000_000)
     one.add_argument("--files", type=int, default=100_000, help="how many files are really listed")
