@@ -24,6 +24,11 @@ def epoch_order(n_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(n_rows)
 
 
+def epoch_shifts(n_rows: int, seed: int, epoch: int, most: int) -> NDArray[np.int64]:
+    """Return by how many frames, at most, each row is later in one epoch: a function of (seed, epoch, row) alone."""
+    return np.random.default_rng([seed, epoch, 1]).integers(-most, most, size=n_rows, endpoint=True)
+
+
 class Spectrograms:
     """The spectrograms of one split, as a model wants them.
 
@@ -91,12 +96,20 @@ class Spectrograms:
         return resize(self.store.rows(self.places[which])[..., None], self.target_shape)
 
     def training_slices(
-        self, epoch: int, seed: int, global_batch_size: int, rank: int = 0, num_workers: int = 1, first: int = 0
+        self,
+        epoch: int,
+        seed: int,
+        global_batch_size: int,
+        rank: int = 0,
+        num_workers: int = 1,
+        first: int = 0,
+        shift_frames: int = 0,
     ) -> Iterator[NDArray[np.float32]]:
         """Return an iterator over a worker's slice of each global batch of an epoch, from the `first` one.
 
         An epoch is `len(self) // global_batch_size` full batches of a permutation that follows from (seed, epoch);
-        the rows left over stand elsewhere in the next epoch's order.
+        the rows left over stand elsewhere in the next epoch's order. Each row is earlier or later by up to
+        `shift_frames`, which follows from (seed, epoch, row).
 
         Raises
         ------
@@ -112,7 +125,10 @@ class Spectrograms:
             )
         order = epoch_order(len(self), seed, epoch)[: n_batches * global_batch_size]
         mine = order.reshape(n_batches, num_workers, -1)[first:, rank]
-        return prefetch(self.rows(which) for which in mine)
+        if not shift_frames:
+            return prefetch(self.rows(which) for which in mine)
+        frames = epoch_shifts(len(self), seed, epoch, shift_frames)
+        return prefetch(shift(self.rows(which), frames[which]) for which in mine)
 
     def evaluation_slices(
         self,
@@ -131,6 +147,18 @@ def resize(x: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32
     if x.shape[1:3] == shape:
         return x
     return np.asarray(tf.image.resize(x, shape, antialias=True), dtype=np.float32)
+
+
+def shift(x: NDArray[np.float32], frames: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return spectrograms (n, n_bins, n_frames, 1), each later by a number of frames (n,), or earlier where negative.
+
+    The first or last frame stands where there is nothing.
+    """
+    shifted = np.empty_like(x)
+    for row, source, number in zip(shifted, x, frames, strict=True):
+        places = np.clip(np.arange(x.shape[2]) - number, 0, x.shape[2] - 1)
+        np.take(source, places, axis=1, out=row, mode="clip")
+    return shifted
 
 
 def load_spectrograms(

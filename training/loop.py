@@ -242,7 +242,13 @@ class Interruptible:
     def _slices(self, epoch: int, first: int) -> Iterator[NDArray[np.float32]]:
         settings = self._settings
         return self._train.training_slices(
-            epoch, settings.seed, settings.global_batch_size, self._rank, self._num_workers, first
+            epoch,
+            settings.seed,
+            settings.global_batch_size,
+            self._rank,
+            self._num_workers,
+            first,
+            settings.shift_frames,
         )
 
 

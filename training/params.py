@@ -43,6 +43,7 @@ class TrainSection(Section):
     schedule: Literal["constant", "cosine"]
     warmup_epochs: Annotated[float, Field(ge=0.0)]
     patience: Count
+    shift_frames: Annotated[int, Field(ge=0)]
     target_shape: Shape | None
     seed: Annotated[int, Field(ge=0)]
 

@@ -49,6 +49,7 @@ TRAINING = {
     "schedule": "cosine",
     "warmup_epochs": 0.5,
     "patience": 10,
+    "shift_frames": 1,
     "target_shape": None,
     "seed": 0,
 }

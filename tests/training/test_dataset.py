@@ -7,7 +7,16 @@ import scipy.ndimage
 from pipeline.errors import ParameterError, StoreError
 from pipeline.paths import SPECTROGRAMS, TABLE
 from tests.training.conftest import SHAPE
-from training.dataset import Spectrograms, epoch_order, load_fsdd, load_spectrograms, prefetch, resize
+from training.dataset import (
+    Spectrograms,
+    epoch_order,
+    epoch_shifts,
+    load_fsdd,
+    load_spectrograms,
+    prefetch,
+    resize,
+    shift,
+)
 
 SPLITS = ("train", "validation", "test")
 
@@ -103,10 +112,11 @@ def test_every_row_has_its_turn(train):
     assert len(set(np.concatenate(last).tolist())) > len(train) / 2
 
 
+@pytest.mark.parametrize("shift_frames", [0, 3])
 @pytest.mark.parametrize("num_workers", [1, 2, 4, 8])
-def test_slices_of_all_ranks_are_the_one_workers_batch(train, num_workers):
-    whole = list(train.training_slices(epoch=3, seed=1, global_batch_size=16))
-    ranks = [list(train.training_slices(3, 1, 16, rank, num_workers)) for rank in range(num_workers)]
+def test_slices_of_all_ranks_are_the_one_workers_batch(train, num_workers, shift_frames):
+    whole = list(train.training_slices(epoch=3, seed=1, global_batch_size=16, shift_frames=shift_frames))
+    ranks = [list(train.training_slices(3, 1, 16, rank, num_workers, 0, shift_frames)) for rank in range(num_workers)]
 
     assert len(whole) == len(train) // 16
     for batch, *slices in zip(whole, *ranks, strict=True):
@@ -120,6 +130,43 @@ def test_batches_are_rows_in_the_order_of_the_epoch(train):
 
     np.testing.assert_array_equal(np.concatenate(batches), train.rows(order[: 16 * len(batches)]), strict=True)
     assert len(np.unique(order[: 16 * len(batches)])) == 16 * len(batches)
+
+
+def test_shifts_are_uniform_and_follow_from_seed_epoch_and_row():
+    shifts = np.array([epoch_shifts(700, seed, epoch, 3) for seed in range(3) for epoch in range(3)])
+
+    _, counts = np.unique(shifts, return_counts=True)
+    assert np.unique(shifts).tolist() == [-3, -2, -1, 0, 1, 2, 3]
+    assert np.abs(counts - 900).max() < 5 * np.sqrt(900)
+    assert np.abs(np.corrcoef(shifts) - np.eye(9)).max() < 0.2
+    np.testing.assert_array_equal(shifts[5], epoch_shifts(700, 1, 2, 3))
+    # As the order's, another version of NumPy must not change them unnoticed.
+    assert epoch_shifts(8, 0, 0, 2).tolist() == [2, 0, -2, -1, 1, 0, 1, -1]
+
+
+def test_rows_are_shifted_by_their_own_numbers_from_any_batch_on(train):
+    order, shifts = epoch_order(len(train), 5, 2), epoch_shifts(len(train), 5, 2, 2)
+    batches = list(train.training_slices(2, 5, 16, shift_frames=2))
+    number = 16 * len(batches)
+    found, rows = np.concatenate(batches), train.rows(order[:number])
+
+    for frames in range(-2, 3):
+        these = shifts[order[:number]] == frames
+        assert these.any()
+        edge = np.repeat(rows[these][:, :, :1] if frames > 0 else rows[these][:, :, -1:], abs(frames), axis=2)
+        inner = rows[these][:, :, max(0, -frames) : SHAPE[1] - max(0, frames)]
+        parts = [edge, inner] if frames > 0 else [inner, edge]
+        np.testing.assert_array_equal(found[these], np.concatenate(parts, axis=2), strict=True)
+    np.testing.assert_array_equal(
+        np.concatenate(list(train.training_slices(2, 5, 16, first=3, shift_frames=2))), found[3 * 16 :]
+    )
+
+
+def test_a_shift_beyond_the_end_is_one_frame(rng):
+    x = rng.uniform(size=(2, 3, 4, 1)).astype(np.float32)
+
+    expected = np.repeat(np.stack([x[0, :, :1], x[1, :, -1:]]), 4, axis=2)
+    np.testing.assert_array_equal(shift(x, np.array([9, -9])), expected, strict=True)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 50])
