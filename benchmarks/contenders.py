@@ -137,8 +137,6 @@ def seed_datasets(settings: Settings) -> Iterator[Pass]:
 
 def ours(settings: Settings, folder: Path, out: Path, map_units: Any = map) -> object:
     """Make a store, as the stage does."""
-    import pyarrow as pa
-
     from pipeline.loader import Loader
     from pipeline.normaliser import MinMaxNormaliser
     from pipeline.padder import Padder
@@ -146,7 +144,6 @@ def ours(settings: Settings, folder: Path, out: Path, map_units: Any = map) -> o
     from pipeline.spectrogram import LogSpectrogramExtractor
     from pipeline.store import Saver
 
-    pa.set_memory_pool(pa.system_memory_pool())
     loader, extractor = Loader(RATE, DURATION_S, mono=True), LogSpectrogramExtractor(N_FFT, HOP)
     saver = Saver(out / "spectrograms", out / "table.parquet")
     segment: Any = "all" if settings.is_long else "first"

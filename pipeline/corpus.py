@@ -8,12 +8,12 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,48 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class Clips(Sequence[Clip]):
+    """Recordings below a folder. Holds their ids, and makes a `Clip` when it is asked for one, since those take memory.
+
+    Attributes
+    ----------
+    folder : str
+        Absolute.
+    ids : tuple of str
+        In the order of the clips.
+    paths : mapping
+        By their ids, of those that do not lie where their id says.
+    """
+
+    folder: str
+    ids: tuple[str, ...]
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Clip: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Clips": ...
+    def __getitem__(self, place: int | slice) -> "Clip | Clips":
+        """Return one clip, or some that follow each other."""
+        found = self.ids[place]
+        return self._clip(found) if isinstance(found, str) else self._some(found)
+
+    def take(self, places: Iterable[int]) -> "Clips":
+        """Return those at some places."""
+        return self._some(tuple([self.ids[place] for place in places]))
+
+    def _clip(self, clip_id: str) -> Clip:
+        return Clip(clip_id, self.paths.get(clip_id) or os.path.join(self.folder, clip_id))
+
+    def _some(self, ids: tuple[str, ...]) -> "Clips":
+        paths = {clip_id: self.paths[clip_id] for clip_id in ids if clip_id in self.paths} if self.paths else {}
+        return Clips(self.folder, ids, paths)
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """A recording that cannot be used, with a short reason and what was found."""
 
@@ -61,7 +103,7 @@ class Corpus:
     """What a folder holds: clips, sorted by id; entries that are no audio, counted; and what cannot be read."""
 
     folder: Path
-    clips: tuple[Clip, ...]
+    clips: Clips
     n_ignored: int
     rejected: tuple[Rejection, ...]
 
@@ -99,23 +141,14 @@ def list_clips(folder: Path) -> Corpus:
     if not folder.is_dir():
         found = "is not a folder" if folder.exists() else "does not exist"
         raise CorpusError(f"corpus folder {str(folder)!r} {found}")
-    clips: dict[str, Clip] = {}
-    rejected: list[Rejection] = []
-    n_ignored = 0
     # Absolute, since a worker of a cluster runs in another folder.
-    for entry in _walk(os.fspath(folder.absolute()), "", frozenset()):
-        if isinstance(entry, Rejection):
-            rejected.append(entry)
-        elif entry is None:
-            n_ignored += 1
-        elif entry.clip_id in clips:
-            rejected.append(Rejection(entry.clip_id, "same id", "another file's name reads the same in UTF-8"))
-        else:
-            clips[entry.clip_id] = entry
-    if not clips and not rejected:
-        ignored = f" ({n_ignored} other files were ignored)" if n_ignored else ""
+    listing = _Listing(os.fspath(folder.absolute()))
+    listing.walk(listing.folder, "", frozenset())
+    clips = listing.clips()
+    if not clips and not listing.rejected:
+        ignored = f" ({listing.n_ignored} other files were ignored)" if listing.n_ignored else ""
         raise CorpusError(f"corpus folder {str(folder)!r} holds no audio file{ignored}")
-    return Corpus(folder, tuple(clips[clip_id] for clip_id in sorted(clips)), n_ignored, tuple(rejected))
+    return Corpus(folder, clips, listing.n_ignored, tuple(listing.rejected))
 
 
 def hash_prefix(text: str, n_bits: int) -> int:
@@ -126,8 +159,8 @@ def hash_prefix(text: str, n_bits: int) -> int:
 
 def hash_prefixes(texts: Iterable[str]) -> NDArray[np.uint64]:
     """Return the first 64 bits of each text's SHA-256."""
-    digests = b"".join([hashlib.sha256(text.encode()).digest()[:8] for text in texts])
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+    digests = (hashlib.sha256(text.encode()).digest()[:8] for text in texts)
+    return np.fromiter(digests, dtype="S8").view(">u8").astype(np.uint64)
 
 
 class Splitter:
@@ -238,42 +271,68 @@ def _match(pattern: re.Pattern[str] | None, group: str, clip_id: str) -> str | N
     return match[group] if match else None
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Clip | Rejection | None]:
-    """Yield what a folder and those below it hold: clips, what cannot be read, and None for what is ignored."""
-    try:
-        status = os.stat(folder)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield Rejection(_clip_id(prefix), "unreadable", error.strerror or str(error))
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        yield Rejection(_clip_id(prefix), "loop", "a link leads back to a folder that it lies in")
-        return
-    for entry in entries:
-        name = prefix + entry.name
+@dataclass
+class _Listing:
+    """What is found below a folder."""
+
+    folder: str
+    names: list[str] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    n_ignored: int = 0
+
+    def walk(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        """Note what a folder and those below it hold; their names begin with `prefix`."""
+        try:
+            status = os.stat(folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                self._reject(prefix, "loop", "a link leads back to a folder that it lies in")
+                return
+            # One entry at a time: all of them take more memory than what is kept.
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    self._note(entry, prefix + entry.name, above | {identity})
+        except OSError as error:
+            self._reject(prefix, "unreadable", error.strerror or str(error))
+
+    def _note(self, entry: os.DirEntry[str], name: str, above: frozenset[tuple[int, int]]) -> None:
+        """Note one entry of a folder."""
         if entry.name.startswith("."):
-            yield None
-            continue
+            self.n_ignored += 1
+            return
         try:
             if entry.is_dir():
-                yield from _walk(entry.path, f"{name}/", above | {identity})
-            elif entry.name[entry.name.rfind(".") :].lower() in AUDIO_SUFFIXES:
-                yield _named_clip(entry, name)
+                self.walk(entry.path, f"{name}/", above)
+            elif name[name.rfind(".") :].lower() in AUDIO_SUFFIXES:
+                if entry.is_file() or stat.S_ISREG(entry.stat().st_mode):
+                    self.names.append(name)
+                else:
+                    self._reject(name, "unreadable", "not a regular file")
             # A pipe would wait for ever; what a broken link without a suffix was, nobody knows.
             elif entry.is_file() and _holds_sound(entry.path):
-                yield Clip(_clip_id(name), entry.path)
+                self.names.append(name)
             else:
-                yield None
+                self.n_ignored += 1
         except OSError as error:  # a link to itself, through a folder that may not be entered, or no permission
-            yield Rejection(_clip_id(name), "unreadable", error.strerror or str(error))
+            self._reject(name, "unreadable", error.strerror or str(error))
 
+    def clips(self) -> Clips:
+        """Return the recordings that were found, by their ids."""
+        names = sorted(self.names)
+        if all(map(str.isascii, names)):
+            return Clips(self.folder, tuple(names))
+        paths: dict[str, str] = {}
+        for name in names:
+            clip_id = _clip_id(name)
+            if clip_id in paths:
+                self._reject(name, "same id", "another file's name reads the same in UTF-8")
+            else:
+                paths[clip_id] = name
+        odd = {clip_id: os.path.join(self.folder, name) for clip_id, name in paths.items() if clip_id != name}
+        return Clips(self.folder, tuple(sorted(paths)), odd)
 
-def _named_clip(entry: os.DirEntry[str], name: str) -> Clip | Rejection:
-    """Return one entry with a suffix of sound as a clip, unless it is no file."""
-    if not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode):
-        return Rejection(_clip_id(name), "unreadable", "not a regular file")
-    return Clip(_clip_id(name), entry.path)
+    def _reject(self, name: str, reason: str, detail: str) -> None:
+        self.rejected.append(Rejection(_clip_id(name), reason, detail))
 
 
 def _holds_sound(path: str) -> bool:

@@ -6,7 +6,7 @@ parameters alone, whoever made it, in whatever order, beside whatever else.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import columns
 from pipeline.artifact import TABLE_SCHEMA, Format
-from pipeline.corpus import Clip, Corpus, Rejection, Splitter, list_clips
+from pipeline.corpus import Clips, Corpus, Rejection, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
@@ -238,9 +239,7 @@ class PreprocessingPipeline:
             return None
         return read_previous(self.saver.places, described, self.saver.table_path)
 
-    def _plan(
-        self, clips: Sequence[Clip], maker: ShardMaker, map_units: MapUnits
-    ) -> tuple[list[Unit], list[Rejection]]:
+    def _plan(self, clips: Clips, maker: ShardMaker, map_units: MapUnits) -> tuple[list[Unit], list[Rejection]]:
         """Return the units of work, and what is found to be unusable before it starts."""
         if self.segment == "first":
             return plan_starts(clips, self.row_bytes), []
@@ -278,7 +277,7 @@ class PreprocessingPipeline:
             described = self._describe(pc.unique(table["clip_id"]).to_pylist())
         shard = np.repeat(np.arange(len(results), dtype=np.int32), [len(result.rows) for result in results])
         late = described.take(pc.index_in(table["clip_id"], described["clip_id"])).set_column(
-            0, TABLE_SCHEMA.field("shard"), pa.array(shard)
+            0, TABLE_SCHEMA.field("shard"), columns.numbers(shard, pa.int32())
         )
         for column in late.schema:
             table = table.append_column(column, late[column.name])
@@ -288,7 +287,8 @@ class PreprocessingPipeline:
         """Return label, group and split of clips, as columns of the table."""
         found = self.splitter.describe_all(clip_ids)
         schema = pa.schema([TABLE_SCHEMA.field(name) for name in ("clip_id", "label", "group", "split")])
-        return pa.table([clip_ids, found.labels, found.groups, found.splits], schema=schema)
+        texts = (clip_ids, found.labels, found.groups, found.splits)
+        return pa.table([*map(columns.strings, texts)], schema=schema)
 
 
 class RejectedError(CorpusError):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline import columns
 from pipeline.artifact import TABLE_SCHEMA
 from pipeline.corpus import Clip, Rejection
 from pipeline.errors import AudioError
@@ -302,14 +303,16 @@ class _Draft:
     def table(self) -> pa.Table:
         """Return the rows' lines."""
         self._computed["row"] = [0] * len(self._computed["clip_id"])
-        table = pa.table(self._computed, schema=ROW_SCHEMA)
+        table = pa.table(
+            [columns.column(self._computed[each.name], each.type) for each in ROW_SCHEMA], schema=ROW_SCHEMA
+        )
         if self.previous is not None and self._copied:
             copied = _copied_lines(self.previous, np.concatenate(self._copied), self._copied_ids)
             is_copied = np.asarray(self._is_copied)
             order = np.empty(len(is_copied), dtype=np.int64)
             order[is_copied] = np.arange(len(copied))
             order[~is_copied] = np.arange(len(copied), len(is_copied))
-            table = pa.concat_tables([copied, table]).combine_chunks().take(order)
+            table = pa.concat_tables([copied, table]).combine_chunks().take(columns.numbers(order, pa.int64()))
         return _replace(table, "row", range(len(table)))
 
 
@@ -318,11 +321,11 @@ def _copied_lines(previous: Previous, lines: Lines, clip_ids: list[str]) -> pa.T
     found = previous.lines.select(ROW_SCHEMA.names)
     # Those of a shard that is kept follow each other, and are not copied.
     is_run = lines[-1] - lines[0] == len(lines) - 1 and (np.diff(lines) == 1).all()
-    found = found.slice(lines[0], len(lines)) if is_run else found.take(lines)
+    found = found.slice(lines[0], len(lines)) if is_run else found.take(columns.numbers(lines, pa.int64()))
     return _replace(found, "clip_id", clip_ids)
 
 
 def _replace(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
     """Return a table with other values in one of its columns."""
     column = table.schema.field(name)
-    return table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
+    return table.set_column(table.schema.get_field_index(name), column, columns.column(values, column.type))
