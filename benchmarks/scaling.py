@@ -120,7 +120,8 @@ def print_ratios(unit: str, runs: dict[int, Callable[[], float]], repeats: int) 
 
 def driver(arguments: argparse.Namespace) -> None:
     """Print what a clip and a unit of work cost the driver."""
-    from pipeline.corpus import Clip, Splitter, list_clips
+    from pipeline.clips import Clip
+    from pipeline.corpus import Splitter, list_clips
     from pipeline.params import PipelineParams, read_params
     from pipeline.planner import plan_starts
     from pipeline.stages.preprocess import build

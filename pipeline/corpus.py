@@ -8,16 +8,17 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clips import Clips, Rejection
 from pipeline.errors import CorpusError
 from pipeline.signatures import identify
 
@@ -29,73 +30,6 @@ AUDIO_SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .voc .sph .nist .paf .ircam "
     ".svx .8svx .m4a .m4b .aac .mka .wma".split()
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    r"""One recording of a corpus.
-
-    Attributes
-    ----------
-    clip_id : str
-        Path relative to the corpus, with `/` on every system. Bytes that are not UTF-8 stand as `\xNN`.
-    path : str
-        Where the file is, absolute, as the operating system wants it.
-    """
-
-    clip_id: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Clips(Sequence[Clip]):
-    """Recordings below a folder. Holds their ids, and makes a `Clip` when it is asked for one, since those take memory.
-
-    Attributes
-    ----------
-    folder : str
-        Absolute.
-    ids : tuple of str
-        In the order of the clips.
-    paths : mapping
-        By their ids, of those that do not lie where their id says.
-    """
-
-    folder: str
-    ids: tuple[str, ...]
-    paths: Mapping[str, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, place: int) -> Clip: ...
-    @overload
-    def __getitem__(self, place: slice) -> "Clips": ...
-    def __getitem__(self, place: int | slice) -> "Clip | Clips":
-        """Return one clip, or some that follow each other."""
-        found = self.ids[place]
-        return self._clip(found) if isinstance(found, str) else self._some(found)
-
-    def take(self, places: Iterable[int]) -> "Clips":
-        """Return those at some places."""
-        return self._some(tuple([self.ids[place] for place in places]))
-
-    def _clip(self, clip_id: str) -> Clip:
-        return Clip(clip_id, self.paths.get(clip_id) or os.path.join(self.folder, clip_id))
-
-    def _some(self, ids: tuple[str, ...]) -> "Clips":
-        paths = {clip_id: self.paths[clip_id] for clip_id in ids if clip_id in self.paths} if self.paths else {}
-        return Clips(self.folder, ids, paths)
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A recording that cannot be used, with a short reason and what was found."""
-
-    clip_id: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -198,7 +132,7 @@ class Splitter:
         self.test_share = test_share
         self.seed = seed
 
-    def describe(self, clip_ids: list[str]) -> list[Description]:
+    def describe(self, clip_ids: Sequence[str]) -> list[Description]:
         """Return label, group and split of each clip of a corpus.
 
         Raises
@@ -209,7 +143,7 @@ class Splitter:
         found = self.describe_all(clip_ids)
         return [*map(Description, found.labels, found.groups, found.splits)]
 
-    def describe_all(self, clip_ids: list[str]) -> Descriptions:
+    def describe_all(self, clip_ids: Sequence[str]) -> Descriptions:
         """Return what `describe` does as columns, in less time and memory; errors as of that."""
         groups = clip_ids
         if self._group is not None:
@@ -220,7 +154,7 @@ class Splitter:
         splits = self._deal(clip_ids, groups)
         return Descriptions(labels, groups, [splits[group] for group in groups])
 
-    def _deal(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
+    def _deal(self, clip_ids: Sequence[str], groups: Sequence[str]) -> dict[str, Split]:
         """Return the split of each group."""
         splits: dict[str, Split] = {}
         if self._test is not None:
@@ -246,7 +180,7 @@ class Splitter:
         order = np.argsort(place, kind="stable")
         return [groups[index] for index in order.tolist()], place[order]
 
-    def _match_test(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
+    def _match_test(self, clip_ids: Sequence[str], groups: Sequence[str]) -> dict[str, Split]:
         """Return the groups of a corpus's own test set, and refuse those that only partly belong to it."""
         assert self._test is not None
         members = Counter(groups)
@@ -318,9 +252,9 @@ class _Listing:
 
     def clips(self) -> Clips:
         """Return the recordings that were found, by their ids."""
-        names = sorted(self.names)
+        names, folder = sorted(self.names), os.path.join(self.folder, "")
         if all(map(str.isascii, names)):
-            return Clips(self.folder, tuple(names))
+            return Clips(folder, tuple(names))
         paths: dict[str, str] = {}
         for name in names:
             clip_id = _clip_id(name)
@@ -328,8 +262,8 @@ class _Listing:
                 self._reject(name, "same id", "another file's name reads the same in UTF-8")
             else:
                 paths[clip_id] = name
-        odd = {clip_id: os.path.join(self.folder, name) for clip_id, name in paths.items() if clip_id != name}
-        return Clips(self.folder, tuple(sorted(paths)), odd)
+        odd = {clip_id: folder + name for clip_id, name in paths.items() if clip_id != name}
+        return Clips(folder, tuple(sorted(paths)), odd)
 
     def _reject(self, name: str, reason: str, detail: str) -> None:
         self.rejected.append(Rejection(_clip_id(name), reason, detail))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.corpus import Clip, Clips, hash_prefix, hash_prefixes
+from pipeline.clips import Clip, Clips
+from pipeline.corpus import hash_prefix, hash_prefixes
 from pipeline.recording import Facts
 from pipeline.units import Survey, Unit
 

@@ -6,7 +6,7 @@ parameters alone, whoever made it, in whatever order, beside whatever else.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from pipeline import columns
 from pipeline.artifact import TABLE_SCHEMA, Format
-from pipeline.corpus import Clips, Corpus, Rejection, Splitter, list_clips
+from pipeline.clips import Clips, Rejection
+from pipeline.corpus import Corpus, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
@@ -190,9 +191,8 @@ class PreprocessingPipeline:
 
         `planned` is called with the number of rows that there will be, before the first is made.
         """
-        clip_ids = [clip.clip_id for clip in corpus.clips]
         # Refuses a contradiction in the split patterns before any work is done.
-        described = self._describe(clip_ids)
+        described = self._describe(corpus.clips.ids)
         versions = numeric_versions(("pyloudnorm", "scipy") if self.leveller.level == "loudness" else ())
         previous = self._read_previous(self.saver.prepare(), versions)
         maker = ShardMaker(
@@ -283,7 +283,7 @@ class PreprocessingPipeline:
             table = table.append_column(column, late[column.name])
         return table.select(TABLE_SCHEMA.names).combine_chunks()
 
-    def _describe(self, clip_ids: list[str]) -> pa.Table:
+    def _describe(self, clip_ids: Sequence[str]) -> pa.Table:
         """Return label, group and split of clips, as columns of the table."""
         found = self.splitter.describe_all(clip_ids)
         schema = pa.schema([TABLE_SCHEMA.field(name) for name in ("clip_id", "label", "group", "split")])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import columns
 from pipeline.artifact import TABLE_SCHEMA
-from pipeline.corpus import Clip, Rejection
+from pipeline.clips import Clip, Rejection, ids_of
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
@@ -151,7 +151,7 @@ class ShardMaker:
         shard = draft.reader.whole_shard(lines, unit.prefix)
         if shard is None:
             return None
-        clip_ids = [clip.clip_id for clip, n in zip(unit.clips, n_lines.tolist(), strict=True) for _ in range(n)]
+        clip_ids = [clip_id for clip_id, n in zip(ids_of(unit.clips), n_lines.tolist(), strict=True) for _ in range(n)]
         rows = _copied_lines(self._previous, lines, clip_ids)
         return UnitResult(unit.prefix, unit.n_clips, shard, rows, unit.condemned, 0, is_part=unit.segments is not None)
 
@@ -160,7 +160,7 @@ class ShardMaker:
         if self._previous is None:
             return {}
         read = self._digests(clips)
-        starts, stops = self._previous.find([sha256 for sha256, _ in read], [clip.clip_id for clip in clips])
+        starts, stops = self._previous.find([sha256 for sha256, _ in read], ids_of(clips))
         places = np.flatnonzero(starts < stops).tolist()
         stamps = [read[place][1] for place in places]
         names = [clips[place].clip_id for place in places]
@@ -183,7 +183,7 @@ class ShardMaker:
             return nothing, nothing
         facts = unit.facts
         digests = [each.sha256 for each in facts] if facts else [sha256 for sha256, _ in self._digests(unit.clips)]
-        starts, stops = self._previous.find(digests, [clip.clip_id for clip in unit.clips])
+        starts, stops = self._previous.find(digests, ids_of(unit.clips))
         if unit.facts and unit.segments is not None:
             n_channels = 1 if self._loader.mono else unit.facts[0].source_channels
             is_complete = stops[0] - starts[0] == self._count(unit, 0) * n_channels

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline import columns
 from pipeline.artifact import Shard
-from pipeline.corpus import Clip, Rejection
+from pipeline.clips import Clip, Rejection
 from pipeline.recording import Facts
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline import command, engine, storage
-from pipeline.corpus import Corpus, Rejection, Splitter, list_clips
+from pipeline.clips import Rejection
+from pipeline.corpus import Corpus, Splitter, list_clips
 from pipeline.errors import ResourceError
 from pipeline.levels import Leveller
 from pipeline.loader import Loader

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus import Clip, Splitter, hash_prefix, hash_prefixes, list_clips
+from pipeline.clips import Clip
+from pipeline.corpus import Splitter, hash_prefix, hash_prefixes, list_clips
 from pipeline.errors import CorpusError
 from tests.sounds import sine, write
 
