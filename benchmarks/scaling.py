@@ -28,7 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.preprocess import make_corpus, ours
+from benchmarks.contenders import Settings, ours
+from benchmarks.preprocess import repeat_files
 
 _pinned: list[Any] = []
 
@@ -54,6 +55,13 @@ def pinned(folder: str, function: Callable[[Any], Any], unit: Any) -> Any:
     return function(unit)
 
 
+def fill(folder: Path, arguments: argparse.Namespace) -> None:
+    """Fill a folder with links to sounds, some again if more are wanted than there are."""
+    from pipeline.corpus import list_clips
+
+    repeat_files([Path(clip.path) for clip in list_clips(arguments.corpus).clips], folder, arguments.clips)
+
+
 def preprocess(arguments: argparse.Namespace) -> None:
     """Print clips per second at one worker and at two."""
     from pipeline import engine
@@ -62,7 +70,7 @@ def preprocess(arguments: argparse.Namespace) -> None:
         corpus, locks = Path(scratch, "corpus"), Path(scratch, "locks")
         corpus.mkdir()
         locks.mkdir()
-        make_corpus(arguments.corpus, corpus, arguments.clips, rewrite=False)
+        fill(corpus, arguments)
 
         def run(num_workers: int) -> float:
             def map_units(function: Callable[[Any], Any], units: list[Any]) -> Iterator[Any]:
@@ -70,7 +78,7 @@ def preprocess(arguments: argparse.Namespace) -> None:
 
             with tempfile.TemporaryDirectory(dir=scratch) as out:
                 started = time.perf_counter()
-                ours(corpus, Path(out), map_units)
+                ours(Settings(num_workers, is_long=False), corpus, Path(out), map_units)
                 return arguments.clips / (time.perf_counter() - started)
 
         run(2)
@@ -87,8 +95,8 @@ def train(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         corpus = Path(scratch, "corpus")
         corpus.mkdir()
-        make_corpus(arguments.corpus, corpus, arguments.clips, rewrite=False)
-        ours(corpus, Path(scratch))
+        fill(corpus, arguments)
+        ours(Settings(1, is_long=False), corpus, Path(scratch))
         common = {"params": PARAMS_FILE, "spectrograms": Path(scratch, "spectrograms"), "epochs": arguments.epochs}
         common |= {"table": Path(scratch, "table.parquet"), "pinned": True}
 
@@ -120,7 +128,7 @@ def print_ratios(unit: str, runs: dict[int, Callable[[], float]], repeats: int) 
 
 def driver(arguments: argparse.Namespace) -> None:
     """Print what a clip and a unit of work cost the driver."""
-    from pipeline.clips import Clip
+    from pipeline.clips import Clips
     from pipeline.corpus import Splitter, list_clips
     from pipeline.params import PipelineParams, read_params
     from pipeline.planner import plan_starts
@@ -133,17 +141,15 @@ def driver(arguments: argparse.Namespace) -> None:
             Path(scratch, f"{index // 1000:04d}").mkdir(exist_ok=True)
             Path(scratch, f"{index // 1000:04d}", f"{index:07d}.wav").touch()
         _tell(f"list {n_files} files", n_files, lambda: list_clips(Path(scratch)))
-    clips = _tell("hold clips", n_clips, lambda: [
-        Clip(f"{index // 1000:04d}/{index:07d}.wav", f"/mnt/shared/sounds/{index // 1000:04d}/{index:07d}.wav")
-        for index in range(n_clips)
-    ])  # fmt: skip
-    splitter = Splitter(label=r"^(?P<label>[^/]+)/")
-    described = _tell("label, group and split", n_clips, lambda: splitter.describe([clip.clip_id for clip in clips]))
+    clips = _tell("hold clips", n_clips, lambda: Clips("/mnt/shared/sounds/", tuple([
+        f"{index // 1000:04d}/{index:07d}.wav" for index in range(n_clips)
+    ])))  # fmt: skip
+    pipeline = build(read_params(PipelineParams))
+    pipeline.splitter = Splitter(label=r"^(?P<label>[^/]+)/")
+    described = _tell("label, group and split", n_clips, lambda: pipeline._describe(clips.ids))
     units = _tell("hash and plan", n_clips, lambda: plan_starts(clips, 64 << 10))
     results = _tell("hold what comes back", n_clips, lambda: [_result(unit) for unit in units])
-    by_id = dict(zip([clip.clip_id for clip in clips], described, strict=True))
-    pipeline = build(read_params(PipelineParams))
-    table = _tell("put it together", n_clips, lambda: pipeline._assemble(results, by_id))
+    table = _tell("put it together", n_clips, lambda: pipeline._assemble(results, described))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     print(f"driver: {len(units)} units; {(peak - before) / n_clips:.0f} bytes of memory per clip in all, at most")
     assert len(table) == n_clips
@@ -173,6 +179,7 @@ def _result(unit: Any) -> Any:
 
     import pyarrow as pa
 
+    from pipeline import columns
     from pipeline.artifact import Shard
     from pipeline.shards import ROW_SCHEMA
     from pipeline.units import UnitResult
@@ -180,12 +187,12 @@ def _result(unit: Any) -> Any:
     n = len(unit.clips)
     names = [clip.clip_id for clip in unit.clips]
     known = {"clip_id": names, "sha256": [hashlib.sha256(name.encode()).hexdigest() for name in names]}
-    columns = {}
+    arrays = []
     for field in ROW_SCHEMA:
         filler = "libsndfile" if pa.types.is_string(field.type) else 1
-        columns[field.name] = pa.array(known.get(field.name, [filler] * n), field.type)
+        arrays.append(columns.column(known.get(field.name, [filler] * n), field.type))
     shard = Shard(f"{unit.prefix}-{'0' * 16}.npy", n, n << 16, "0" * 64)
-    return UnitResult(unit.prefix, n, shard, pa.table(columns, schema=ROW_SCHEMA), (), n, is_part=False)
+    return UnitResult(unit.prefix, n, shard, pa.table(arrays, schema=ROW_SCHEMA), (), n, is_part=False)
 
 
 def _tell(what: str, number: int, work: Callable[[], Any]) -> Any:

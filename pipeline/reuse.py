@@ -6,6 +6,7 @@ they were, only the first decides, so that a renamed recording is found too. Kno
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -75,10 +76,13 @@ class Previous:
             places, described, packed, keys[order], starts[order], stops[order], contents[by_content], by_content
         )
 
-    @property
+    @cached_property
     def lines(self) -> pa.Table:
         """The earlier table, in which the lines of a recording follow each other."""
         return columns.unpack(self.packed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "lines"}
 
     def find(self, digests: Sequence[str], clip_ids: Sequence[str]) -> tuple[Lines, Lines]:
         """Return where the lines of each recording start and stop, in the order of their rows; new ones have none.

@@ -1,12 +1,13 @@
 import hashlib
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.clips import Clip
+from pipeline.clips import Clip, Clips, ids_of
 from pipeline.corpus import Splitter, hash_prefix, hash_prefixes, list_clips
 from pipeline.errors import CorpusError
 from tests.sounds import sine, write
@@ -215,6 +216,20 @@ def test_an_empty_folder(tmp_path):
 def test_a_folder_without_audio(tmp_path):
     with pytest.raises(CorpusError, match=r"holds no audio file \(2 other files were ignored\)"):
         list_clips(touch(tmp_path, "labels.csv", "deep/.DS_Store"))
+
+
+@given(st.lists(st.sampled_from("abcdefg"), unique=True), st.sampled_from(["", "odd"]), st.slices(7), st.data())
+def test_clips_are_a_sequence_of_each(names, odd, part, data):
+    paths = {"a": odd} if odd else {}
+    clips = Clips("/sounds/", tuple(names), paths)
+    expected = [Clip(name, paths.get(name) or f"/sounds/{name}") for name in names]
+    places = data.draw(st.lists(st.sampled_from(range(len(names))))) if names else []
+
+    assert [*clips] == [clips[place] for place in range(len(clips))] == expected
+    assert [*clips[part]] == expected[part]
+    assert [*clips.take(places)] == [expected[place] for place in places]
+    assert [*pickle.loads(pickle.dumps(clips))] == expected
+    assert [*ids_of(clips)] == ids_of(expected) == names
 
 
 def test_hash_prefix_is_the_first_bits_of_sha256():
