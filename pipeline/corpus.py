@@ -152,33 +152,27 @@ class Splitter:
         if self._label is not None:
             labels = [_match(self._label, "label", clip_id) for clip_id in clip_ids]
         splits = self._deal(clip_ids, groups)
-        return Descriptions(labels, groups, [splits[group] for group in groups])
+        return Descriptions(labels, groups, [splits.get(group, "train") for group in groups])
 
     def _deal(self, clip_ids: Sequence[str], groups: Sequence[str]) -> dict[str, Split]:
-        """Return the split of each group."""
+        """Return the split of each group that is not for training."""
         splits: dict[str, Split] = {}
         if self._test is not None:
             splits = self._match_test(clip_ids, groups)
-        order, place = self._order([*dict.fromkeys(group for group in groups if group not in splits)])
+        # By name before, for groups that fall on one place.
+        others = sorted(set(groups).difference(splits))
+        place = (hash_prefixes(f"{self.seed}/{group}" for group in others) >> np.uint64(11)) / 2.0**53
         test_share = 0.0 if self._test is not None else self.test_share
         n_test = int(np.count_nonzero(place < test_share))
         n_held_out = int(np.count_nonzero(place < test_share + self.validation_share))
         # Where there are too few groups for three splits, training comes first, then validation, then test.
-        n_others = len(order) - 1 - bool(self.validation_share)
+        n_others = len(others) - 1 - bool(self.validation_share)
         n_test = max(0, min(n_others, max(n_test, bool(test_share))))
-        n_held_out = max(0, min(len(order) - 1, max(n_held_out, n_test + bool(self.validation_share))))
-        names: list[Split] = ["test", "validation", "train"]
-        for name, some in zip(names, (order[:n_test], order[n_test:n_held_out], order[n_held_out:]), strict=True):
-            splits.update(zip(some, repeat(name)))
+        n_held_out = max(0, min(len(others) - 1, max(n_held_out, n_test + bool(self.validation_share))))
+        held_out = [others[index] for index in np.argsort(place, kind="stable")[:n_held_out].tolist()]
+        splits.update(zip(held_out[:n_test], repeat("test")))
+        splits.update(zip(held_out[n_test:], repeat("validation")))
         return splits
-
-    def _order(self, groups: list[str]) -> tuple[list[str], NDArray[np.float64]]:
-        """Return groups by where they fall between 0 and 1, and where that is."""
-        # By name before, for groups that fall on one place.
-        groups = sorted(groups)
-        place = (hash_prefixes(f"{self.seed}/{group}" for group in groups) >> np.uint64(11)) / 2.0**53
-        order = np.argsort(place, kind="stable")
-        return [groups[index] for index in order.tolist()], place[order]
 
     def _match_test(self, clip_ids: Sequence[str], groups: Sequence[str]) -> dict[str, Split]:
         """Return the groups of a corpus's own test set, and refuse those that only partly belong to it."""

@@ -195,21 +195,12 @@ class PreprocessingPipeline:
         described = self._describe(corpus.clips.ids)
         versions = numeric_versions(("pyloudnorm", "scipy") if self.leveller.level == "loudness" else ())
         previous = self._read_previous(self.saver.prepare(), versions)
-        maker = ShardMaker(
-            IsolatedLoader(self.loader),
-            self.padder,
-            self.extractor,
-            self.normaliser,
-            self.saver,
-            self.leveller,
-            self.n_overlap if self.segment == "all" else None,
-            previous,
-        )
-        units, rejected = self._plan(corpus.clips, maker, map_units)
-        planned(sum(unit.n_rows for unit in units))
-        results = sorted(map_units(maker.make, units), key=lambda result: result.prefix)
+        earlier = None if previous is None else previous.clip_ids()
+        results, unusable = self._make(corpus.clips, previous, map_units, planned)
+        # The largest that there is.
+        del previous
         rejected = sorted(
-            {*corpus.rejected, *rejected, *(each for result in results for each in result.rejected)},
+            {*corpus.rejected, *unusable, *(each for result in results for each in result.rejected)},
             key=lambda rejection: (rejection.clip_id, rejection.reason, rejection.detail),
         )
         results = _without_rejected_parts(results, {each.clip_id for each in rejected})
@@ -226,10 +217,27 @@ class PreprocessingPipeline:
         counts |= count_rejected(rejected) | Counter(ignored=corpus.n_ignored)
         counts["computed"] = n_computed
         counts["reused"] = counts["clips"] - counts["computed"]
-        if previous is not None:
-            earlier = pc.unique(previous.lines["clip_id"])
+        if earlier is not None:
             counts["removed"] = len(earlier) - pc.sum(pc.is_in(earlier, clips["clip_id"].combine_chunks())).as_py()
         return Report(counts, float(durations_s(clips).sum()) / 3600, tuple(rejected), store)
+
+    def _make(
+        self, clips: Clips, previous: Previous | None, map_units: MapUnits, planned: Callable[[int], object]
+    ) -> tuple[list[UnitResult], list[Rejection]]:
+        """Return what became of all units of work, and what was found to be unusable before."""
+        maker = ShardMaker(
+            IsolatedLoader(self.loader),
+            self.padder,
+            self.extractor,
+            self.normaliser,
+            self.saver,
+            self.leveller,
+            self.n_overlap if self.segment == "all" else None,
+            previous,
+        )
+        units, unusable = self._plan(clips, maker, map_units)
+        planned(sum(unit.n_rows for unit in units))
+        return sorted(map_units(maker.make, units), key=lambda result: result.prefix), unusable
 
     def _read_previous(self, described: Format | None, versions: dict[str, Any]) -> Previous | None:
         """Return the rows of an earlier run that would be the same today."""

@@ -84,6 +84,11 @@ class Previous:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "lines"}
 
+    def clip_ids(self) -> pa.Array:
+        """Return the ids of its recordings, as a copy that outlives the table."""
+        ids = self.lines["clip_id"]
+        return ids.take(columns.numbers(columns.run_starts(ids), pa.int64())).combine_chunks()
+
     def find(self, digests: Sequence[str], clip_ids: Sequence[str]) -> tuple[Lines, Lines]:
         """Return where the lines of each recording start and stop, in the order of their rows; new ones have none.
 
