@@ -20,12 +20,12 @@ DIGEST = np.dtype("S64")
 def strings(texts: Sequence[str | None]) -> pa.Array:
     """Return a column of texts, of which None are missing."""
     validity = None
-    known = texts
-    if None in texts:
+    known = [text for text in texts if text is not None]
+    if len(known) < len(texts):
         validity = _bits(np.fromiter((text is not None for text in texts), dtype=bool, count=len(texts)))
         known = [text or "" for text in texts]
-    joined = "".join(known)  # type: ignore[arg-type]
-    encoded: Sequence[Any] = known if joined.isascii() else [text.encode() for text in known]  # type: ignore[union-attr]
+    joined = "".join(known)
+    encoded: Sequence[str | bytes] = known if joined.isascii() else [text.encode() for text in known]
     ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(texts)))
     content = joined.encode()
     # Of the type that the table has, which counts bytes in 32 bits.

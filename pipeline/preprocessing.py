@@ -295,8 +295,9 @@ class PreprocessingPipeline:
         """Return label, group and split of clips, as columns of the table."""
         found = self.splitter.describe_all(clip_ids)
         schema = pa.schema([TABLE_SCHEMA.field(name) for name in ("clip_id", "label", "group", "split")])
-        texts = (clip_ids, found.labels, found.groups, found.splits)
-        return pa.table([*map(columns.strings, texts)], schema=schema)
+        ids, labels, splits = map(columns.strings, (clip_ids, found.labels, found.splits))
+        groups = ids if found.groups is clip_ids else columns.strings(found.groups)
+        return pa.table([ids, labels, groups, splits], schema=schema)
 
 
 class RejectedError(CorpusError):
