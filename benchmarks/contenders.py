@@ -65,18 +65,22 @@ def seed_tasks(folder: Path, out: Path) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def seed_loop(settings: Settings) -> Iterator[Pass]:
-    """Yield a pass in one process."""
-    yield lambda folder, out: [seed_file(settings, task) for task in seed_tasks(folder, out)]
+def in_one(
+    work: Callable[[Settings, Any], None], plan: Callable[[Path, Path], list[Any]], settings: Settings
+) -> Iterator[Pass]:
+    """Yield a pass that works on one file after the other, in one process."""
+    yield lambda folder, out: [work(settings, task) for task in plan(folder, out)]
 
 
 @contextmanager
-def seed_pool(settings: Settings) -> Iterator[Pass]:
+def in_pool(
+    work: Callable[[Settings, Any], None], plan: Callable[[Path, Path], list[Any]], settings: Settings
+) -> Iterator[Pass]:
     """Yield a pass in a pool of processes."""
     import multiprocessing
 
     with multiprocessing.Pool(settings.workers) as pool:
-        yield lambda folder, out: pool.map(partial(seed_file, settings), seed_tasks(folder, out))
+        yield lambda folder, out: pool.map(partial(work, settings), plan(folder, out))
 
 
 @contextmanager
@@ -137,8 +141,6 @@ def seed_datasets(settings: Settings) -> Iterator[Pass]:
 
 def ours(settings: Settings, folder: Path, out: Path, map_units: Any = map) -> object:
     """Make a store, as the stage does."""
-    import pyarrow as pa
-
     from pipeline.loader import Loader
     from pipeline.normaliser import MinMaxNormaliser
     from pipeline.padder import Padder
@@ -146,7 +148,6 @@ def ours(settings: Settings, folder: Path, out: Path, map_units: Any = map) -> o
     from pipeline.spectrogram import LogSpectrogramExtractor
     from pipeline.store import Saver
 
-    pa.set_memory_pool(pa.system_memory_pool())
     loader, extractor = Loader(RATE, DURATION_S, mono=True), LogSpectrogramExtractor(N_FFT, HOP)
     saver = Saver(out / "spectrograms", out / "table.parquet")
     segment: Any = "all" if settings.is_long else "first"
@@ -219,32 +220,17 @@ def floor_tasks(folder: Path, out: Path) -> list[tuple[str, str]]:
     return [(str(path), str(out / f"{index % 64}.bin")) for index, path in enumerate(sorted(folder.iterdir()))]
 
 
-@contextmanager
-def floor(settings: Settings) -> Iterator[Pass]:
-    """Yield a pass in one process."""
-    yield lambda folder, out: [floor_file(settings, task) for task in floor_tasks(folder, out)]
-
-
-@contextmanager
-def floor_pool(settings: Settings) -> Iterator[Pass]:
-    """Yield a pass in a pool of processes."""
-    import multiprocessing
-
-    with multiprocessing.Pool(settings.workers) as pool:
-        yield lambda folder, out: pool.map(partial(floor_file, settings), floor_tasks(folder, out))
-
-
 LOOP, POOL, DATASETS = "the seed's loop", "the seed's loop, pool", "the seed's loop, `datasets`"
 CONTENDERS = {
-    LOOP: seed_loop,
-    POOL: seed_pool,
+    LOOP: partial(in_one, seed_file, seed_tasks),
+    POOL: partial(in_pool, seed_file, seed_tasks),
     "the seed's loop, Ray Data": seed_ray_data,
     DATASETS: seed_datasets,
     "ours": ours_serial,
     "ours, Ray": ours_ray,
     "ours, Ray Data": ours_ray_data,
-    "floor": floor,
-    "floor, pool": floor_pool,
+    "floor": partial(in_one, floor_file, floor_tasks),
+    "floor, pool": partial(in_pool, floor_file, floor_tasks),
 }
 # Those of which the parts of one recording cannot be rows of a map's result.
 SHORT_ONLY = frozenset({DATASETS})

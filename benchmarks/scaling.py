@@ -145,7 +145,8 @@ def print_ratios(unit: str, run: Callable[[int], float], repeats: int) -> None:
 
 def driver(arguments: argparse.Namespace) -> None:
     """Print what a clip and a unit of work cost the driver."""
-    from pipeline.corpus import Clip, Splitter, list_clips
+    from pipeline.clips import Clips
+    from pipeline.corpus import Splitter, list_clips
     from pipeline.params import PipelineParams, read_params
     from pipeline.planner import plan_starts
     from pipeline.stages.preprocess import build
@@ -157,17 +158,15 @@ def driver(arguments: argparse.Namespace) -> None:
             Path(scratch, f"{index // 1000:04d}").mkdir(exist_ok=True)
             Path(scratch, f"{index // 1000:04d}", f"{index:07d}.wav").touch()
         _tell(f"list {n_files} files", n_files, lambda: list_clips(Path(scratch)))
-    clips = _tell("hold clips", n_clips, lambda: [
-        Clip(f"{index // 1000:04d}/{index:07d}.wav", f"/mnt/shared/sounds/{index // 1000:04d}/{index:07d}.wav")
-        for index in range(n_clips)
-    ])  # fmt: skip
-    splitter = Splitter(label=r"^(?P<label>[^/]+)/")
-    described = _tell("label, group and split", n_clips, lambda: splitter.describe([clip.clip_id for clip in clips]))
+    clips = _tell("hold clips", n_clips, lambda: Clips("/mnt/shared/sounds/", tuple([
+        f"{index // 1000:04d}/{index:07d}.wav" for index in range(n_clips)
+    ])))  # fmt: skip
+    pipeline = build(read_params(PipelineParams))
+    pipeline.splitter = Splitter(label=r"^(?P<label>[^/]+)/")
+    described = _tell("label, group and split", n_clips, lambda: pipeline._describe(clips.ids))
     units = _tell("hash and plan", n_clips, lambda: plan_starts(clips, 64 << 10))
     results = _tell("hold what comes back", n_clips, lambda: [_result(unit) for unit in units])
-    by_id = dict(zip([clip.clip_id for clip in clips], described, strict=True))
-    pipeline = build(read_params(PipelineParams))
-    table = _tell("put it together", n_clips, lambda: pipeline._assemble(results, by_id))
+    table = _tell("put it together", n_clips, lambda: pipeline._assemble(results, described))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     print(f"driver: {len(units)} units; {(peak - before) / n_clips:.0f} bytes of memory per clip in all, at most")
     assert len(table) == n_clips
@@ -197,6 +196,7 @@ def _result(unit: Any) -> Any:
 
     import pyarrow as pa
 
+    from pipeline import columns
     from pipeline.artifact import Shard
     from pipeline.shards import ROW_SCHEMA
     from pipeline.units import UnitResult
@@ -204,12 +204,12 @@ def _result(unit: Any) -> Any:
     n = len(unit.clips)
     names = [clip.clip_id for clip in unit.clips]
     known = {"clip_id": names, "sha256": [hashlib.sha256(name.encode()).hexdigest() for name in names]}
-    columns = {}
+    arrays = []
     for field in ROW_SCHEMA:
         filler = "libsndfile" if pa.types.is_string(field.type) else 1
-        columns[field.name] = pa.array(known.get(field.name, [filler] * n), field.type)
+        arrays.append(columns.column(known.get(field.name, [filler] * n), field.type))
     shard = Shard(f"{unit.prefix}-{'0' * 16}.npy", n, n << 16, "0" * 64)
-    return UnitResult(unit.prefix, n, shard, pa.table(columns, schema=ROW_SCHEMA), (), n, is_part=False)
+    return UnitResult(unit.prefix, n, shard, pa.table(arrays, schema=ROW_SCHEMA), (), n, is_part=False)
 
 
 def _tell(what: str, number: int, work: Callable[[], Any]) -> Any:

@@ -130,8 +130,8 @@ class Format:
             raise ValueError(f"its keys are not those of version {FORMAT_VERSION}: {error}") from error
 
 
-def read_table(path: Path, described: Format) -> pa.Table:
-    """Return a store's min-max table.
+def read_table(path: Path, described: Format, names: list[str] | None = None) -> pa.Table:
+    """Return a store's min-max table, or some of its columns.
 
     Raises
     ------
@@ -141,7 +141,8 @@ def read_table(path: Path, described: Format) -> pa.Table:
     try:
         if file_sha256(path) != described.table_sha256:
             raise StoreError(f"{path}: is not the table that {FORMAT_FILE} names")
-        return pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            return file.read(names)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: missing") from error
 

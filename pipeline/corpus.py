@@ -8,8 +8,8 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clips import Clips, Rejection
 from pipeline.errors import CorpusError
 from pipeline.signatures import identify
 
@@ -31,37 +32,12 @@ AUDIO_SUFFIXES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    r"""One recording of a corpus.
-
-    Attributes
-    ----------
-    clip_id : str
-        Path relative to the corpus, with `/` on every system. Bytes that are not UTF-8 stand as `\xNN`.
-    path : str
-        Where the file is, absolute, as the operating system wants it.
-    """
-
-    clip_id: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A recording that cannot be used, with a short reason and what was found."""
-
-    clip_id: str
-    reason: str
-    detail: str
-
-
 @dataclass(frozen=True)
 class Corpus:
     """What a folder holds: clips, sorted by id; entries that are no audio, counted; and what cannot be read."""
 
     folder: Path
-    clips: tuple[Clip, ...]
+    clips: Clips
     n_ignored: int
     rejected: tuple[Rejection, ...]
 
@@ -99,23 +75,14 @@ def list_clips(folder: Path) -> Corpus:
     if not folder.is_dir():
         found = "is not a folder" if folder.exists() else "does not exist"
         raise CorpusError(f"corpus folder {str(folder)!r} {found}")
-    clips: dict[str, Clip] = {}
-    rejected: list[Rejection] = []
-    n_ignored = 0
     # Absolute, since a worker of a cluster runs in another folder.
-    for entry in _walk(os.fspath(folder.absolute()), "", frozenset()):
-        if isinstance(entry, Rejection):
-            rejected.append(entry)
-        elif entry is None:
-            n_ignored += 1
-        elif entry.clip_id in clips:
-            rejected.append(Rejection(entry.clip_id, "same id", "another file's name reads the same in UTF-8"))
-        else:
-            clips[entry.clip_id] = entry
-    if not clips and not rejected:
-        ignored = f" ({n_ignored} other files were ignored)" if n_ignored else ""
+    listing = _Listing(os.fspath(folder.absolute()))
+    listing.walk(listing.folder, "", frozenset())
+    clips = listing.clips()
+    if not clips and not listing.rejected:
+        ignored = f" ({listing.n_ignored} other files were ignored)" if listing.n_ignored else ""
         raise CorpusError(f"corpus folder {str(folder)!r} holds no audio file{ignored}")
-    return Corpus(folder, tuple(clips[clip_id] for clip_id in sorted(clips)), n_ignored, tuple(rejected))
+    return Corpus(folder, clips, listing.n_ignored, tuple(listing.rejected))
 
 
 def hash_prefix(text: str, n_bits: int) -> int:
@@ -126,8 +93,8 @@ def hash_prefix(text: str, n_bits: int) -> int:
 
 def hash_prefixes(texts: Iterable[str]) -> NDArray[np.uint64]:
     """Return the first 64 bits of each text's SHA-256."""
-    digests = b"".join([hashlib.sha256(text.encode()).digest()[:8] for text in texts])
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+    digests = (hashlib.sha256(text.encode()).digest()[:8] for text in texts)
+    return np.fromiter(digests, dtype="S8").view(">u8").astype(np.uint64)
 
 
 class Splitter:
@@ -165,7 +132,7 @@ class Splitter:
         self.test_share = test_share
         self.seed = seed
 
-    def describe(self, clip_ids: list[str]) -> list[Description]:
+    def describe(self, clip_ids: Sequence[str]) -> list[Description]:
         """Return label, group and split of each clip of a corpus.
 
         Raises
@@ -176,7 +143,7 @@ class Splitter:
         found = self.describe_all(clip_ids)
         return [*map(Description, found.labels, found.groups, found.splits)]
 
-    def describe_all(self, clip_ids: list[str]) -> Descriptions:
+    def describe_all(self, clip_ids: Sequence[str]) -> Descriptions:
         """Return what `describe` does as columns, in less time and memory; errors as of that."""
         groups = clip_ids
         if self._group is not None:
@@ -185,35 +152,29 @@ class Splitter:
         if self._label is not None:
             labels = [_match(self._label, "label", clip_id) for clip_id in clip_ids]
         splits = self._deal(clip_ids, groups)
-        return Descriptions(labels, groups, [splits[group] for group in groups])
+        return Descriptions(labels, groups, [splits.get(group, "train") for group in groups])
 
-    def _deal(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
-        """Return the split of each group."""
+    def _deal(self, clip_ids: Sequence[str], groups: Sequence[str]) -> dict[str, Split]:
+        """Return the split of each group that is not for training."""
         splits: dict[str, Split] = {}
         if self._test is not None:
             splits = self._match_test(clip_ids, groups)
-        order, place = self._order([*dict.fromkeys(group for group in groups if group not in splits)])
+        # By name before, for groups that fall on one place.
+        others = sorted(set(groups).difference(splits))
+        place = (hash_prefixes(f"{self.seed}/{group}" for group in others) >> np.uint64(11)) / 2.0**53
         test_share = 0.0 if self._test is not None else self.test_share
         n_test = int(np.count_nonzero(place < test_share))
         n_held_out = int(np.count_nonzero(place < test_share + self.validation_share))
         # Where there are too few groups for three splits, training comes first, then validation, then test.
-        n_others = len(order) - 1 - bool(self.validation_share)
+        n_others = len(others) - 1 - bool(self.validation_share)
         n_test = max(0, min(n_others, max(n_test, bool(test_share))))
-        n_held_out = max(0, min(len(order) - 1, max(n_held_out, n_test + bool(self.validation_share))))
-        names: list[Split] = ["test", "validation", "train"]
-        for name, some in zip(names, (order[:n_test], order[n_test:n_held_out], order[n_held_out:]), strict=True):
-            splits.update(zip(some, repeat(name)))
+        n_held_out = max(0, min(len(others) - 1, max(n_held_out, n_test + bool(self.validation_share))))
+        held_out = [others[index] for index in np.argsort(place, kind="stable")[:n_held_out].tolist()]
+        splits.update(zip(held_out[:n_test], repeat("test")))
+        splits.update(zip(held_out[n_test:], repeat("validation")))
         return splits
 
-    def _order(self, groups: list[str]) -> tuple[list[str], NDArray[np.float64]]:
-        """Return groups by where they fall between 0 and 1, and where that is."""
-        # By name before, for groups that fall on one place.
-        groups = sorted(groups)
-        place = (hash_prefixes(f"{self.seed}/{group}" for group in groups) >> np.uint64(11)) / 2.0**53
-        order = np.argsort(place, kind="stable")
-        return [groups[index] for index in order.tolist()], place[order]
-
-    def _match_test(self, clip_ids: list[str], groups: list[str]) -> dict[str, Split]:
+    def _match_test(self, clip_ids: Sequence[str], groups: Sequence[str]) -> dict[str, Split]:
         """Return the groups of a corpus's own test set, and refuse those that only partly belong to it."""
         assert self._test is not None
         members = Counter(groups)
@@ -238,42 +199,68 @@ def _match(pattern: re.Pattern[str] | None, group: str, clip_id: str) -> str | N
     return match[group] if match else None
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Clip | Rejection | None]:
-    """Yield what a folder and those below it hold: clips, what cannot be read, and None for what is ignored."""
-    try:
-        status = os.stat(folder)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield Rejection(_clip_id(prefix), "unreadable", error.strerror or str(error))
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        yield Rejection(_clip_id(prefix), "loop", "a link leads back to a folder that it lies in")
-        return
-    for entry in entries:
-        name = prefix + entry.name
+@dataclass
+class _Listing:
+    """What is found below a folder."""
+
+    folder: str
+    names: list[str] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    n_ignored: int = 0
+
+    def walk(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        """Note what a folder and those below it hold; their names begin with `prefix`."""
+        try:
+            status = os.stat(folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                self._reject(prefix, "loop", "a link leads back to a folder that it lies in")
+                return
+            # One entry at a time: all of them take more memory than what is kept.
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    self._note(entry, prefix + entry.name, above | {identity})
+        except OSError as error:
+            self._reject(prefix, "unreadable", error.strerror or str(error))
+
+    def _note(self, entry: os.DirEntry[str], name: str, above: frozenset[tuple[int, int]]) -> None:
+        """Note one entry of a folder."""
         if entry.name.startswith("."):
-            yield None
-            continue
+            self.n_ignored += 1
+            return
         try:
             if entry.is_dir():
-                yield from _walk(entry.path, f"{name}/", above | {identity})
-            elif entry.name[entry.name.rfind(".") :].lower() in AUDIO_SUFFIXES:
-                yield _named_clip(entry, name)
+                self.walk(entry.path, f"{name}/", above)
+            elif name[name.rfind(".") :].lower() in AUDIO_SUFFIXES:
+                if entry.is_file() or stat.S_ISREG(entry.stat().st_mode):
+                    self.names.append(name)
+                else:
+                    self._reject(name, "unreadable", "not a regular file")
             # A pipe would wait for ever; what a broken link without a suffix was, nobody knows.
             elif entry.is_file() and _holds_sound(entry.path):
-                yield Clip(_clip_id(name), entry.path)
+                self.names.append(name)
             else:
-                yield None
+                self.n_ignored += 1
         except OSError as error:  # a link to itself, through a folder that may not be entered, or no permission
-            yield Rejection(_clip_id(name), "unreadable", error.strerror or str(error))
+            self._reject(name, "unreadable", error.strerror or str(error))
 
+    def clips(self) -> Clips:
+        """Return the recordings that were found, by their ids."""
+        names, folder = sorted(self.names), os.path.join(self.folder, "")
+        if all(map(str.isascii, names)):
+            return Clips(folder, tuple(names))
+        paths: dict[str, str] = {}
+        for name in names:
+            clip_id = _clip_id(name)
+            if clip_id in paths:
+                self._reject(name, "same id", "another file's name reads the same in UTF-8")
+            else:
+                paths[clip_id] = name
+        odd = {clip_id: folder + name for clip_id, name in paths.items() if clip_id != name}
+        return Clips(folder, tuple(sorted(paths)), odd)
 
-def _named_clip(entry: os.DirEntry[str], name: str) -> Clip | Rejection:
-    """Return one entry with a suffix of sound as a clip, unless it is no file."""
-    if not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode):
-        return Rejection(_clip_id(name), "unreadable", "not a regular file")
-    return Clip(_clip_id(name), entry.path)
+    def _reject(self, name: str, reason: str, detail: str) -> None:
+        self.rejected.append(Rejection(_clip_id(name), reason, detail))
 
 
 def _holds_sound(path: str) -> bool:

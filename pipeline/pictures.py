@@ -9,6 +9,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline import columns
 from pipeline.parts import Parts
 from pipeline.store import Store
 from pipeline.summary import durations_s, first_lines
@@ -58,18 +59,18 @@ def _draw_histograms(axes: Any, table: pa.Table) -> None:
     length, rate, level = axes
     length.hist(durations_s(clips), bins=40, color="#444477")
     length.set(xlabel="length of the file (s)", ylabel="clips", yscale="log", ylim=(0.8, None))
-    rates, counts = np.unique(np.asarray(clips["source_rate"]), return_counts=True)
+    rates, counts = np.unique(columns.values(clips["source_rate"]), return_counts=True)
     rate.bar([f"{each:,}" for each in rates.tolist()], counts, color="#444477")
     rate.set(xlabel="rate of the file (Hz)", ylabel="clips")
     rate.tick_params(axis="x", rotation=90 if len(rates) > 4 else 0)
-    peak = np.asarray(table["peak"], dtype=np.float64)
+    peak = columns.values(table["peak"]).astype(np.float64)
     level.hist(20 * np.log10(np.maximum(peak, 10 ** (_FLOOR_DB / 20))), bins=40, color="#444477")
     level.set(xlabel="highest level of a row (dB of full scale)", ylabel="rows")
 
 
 def _draw_spectrograms(figure: Any, axes: Any, store: Store, parts: Parts, which: NDArray[np.int64]) -> None:
     """Draw rows in dB, each under its name."""
-    lines = store.table.take(which).to_pylist()
+    lines = store.table.take(columns.numbers(which, pa.int64())).to_pylist()
     extremes = (np.asarray([line[name] for line in lines], dtype=np.float32) for name in ("min_db", "max_db"))
     S_db = parts.to_db(store.rows(which), *extremes)
     extractor, sample_rate = parts.extractor, parts.loader.sample_rate

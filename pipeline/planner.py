@@ -3,11 +3,12 @@
 A shard holds the clips whose ids' hashes share a prefix. A recording that would fill one has shards of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.corpus import Clip, hash_prefix, hash_prefixes
+from pipeline.clips import Clip, Clips
+from pipeline.corpus import hash_prefix, hash_prefixes
 from pipeline.recording import Facts
 from pipeline.units import Survey, Unit
 
@@ -17,18 +18,15 @@ SHARD_SEGMENTS = 1024
 SURVEY_CLIPS = 128
 
 
-def plan_surveys(clips: Sequence[Clip]) -> list[Survey]:
+def plan_surveys(clips: Clips) -> list[Survey]:
     """Return clips in portions to be examined."""
     starts = range(0, len(clips), SURVEY_CLIPS)
-    return [Survey(start, tuple(clips[start : start + SURVEY_CLIPS])) for start in starts]
+    return [Survey(start, clips[start : start + SURVEY_CLIPS]) for start in starts]
 
 
-def plan_starts(clips: Sequence[Clip], row_bytes: int) -> list[Unit]:
+def plan_starts(clips: Clips, row_bytes: int) -> list[Unit]:
     """Deal clips out to units by the hash of their ids, about 32 MiB of rows each, a row of each clip."""
-    return [
-        Unit(prefix, tuple(clips[place] for place in places), len(places))
-        for prefix, places in _deal(clips, len(clips), row_bytes)
-    ]
+    return [Unit(prefix, clips.take(places), len(places)) for prefix, places in _deal(clips.ids, len(clips), row_bytes)]
 
 
 def plan_segments(clips: Sequence[tuple[Clip, Facts, int]], row_bytes: int, mono: bool) -> list[Unit]:
@@ -57,20 +55,22 @@ def plan_segments(clips: Sequence[tuple[Clip, Facts, int]], row_bytes: int, mono
             segments = range(start, min(start + step, n_segments))
             prefix = f"{name}.{start // step:06d}"
             units.append(Unit(prefix, (clip,), len(segments) * n_channels, (facts,), segments))
-    for prefix, places in _deal([clip for clip, _, _ in short], sum(n_rows for _, _, n_rows in short), row_bytes):
+    for prefix, places in _deal(
+        [clip.clip_id for clip, _, _ in short], sum(n_rows for _, _, n_rows in short), row_bytes
+    ):
         found, found_facts, n_rows = zip(*(short[place] for place in places), strict=True)
         units.append(Unit(prefix, found, sum(n_rows), found_facts))
     return units
 
 
-def _deal(clips: Sequence[Clip], n_rows: int, row_bytes: int) -> Iterator[tuple[str, list[int]]]:
-    """Yield the first digits of hashes, as many as that many rows need shards, and the places of the clips they are of.
+def _deal(clip_ids: Iterable[str], n_rows: int, row_bytes: int) -> Iterator[tuple[str, list[int]]]:
+    """Yield the first digits of hashes, as many as that many rows need shards, and the places of the ids they are of.
 
     Prefixes rise, and places behind each do.
     """
     n_bits = max(0, (-(-n_rows * row_bytes // SHARD_BYTES) - 1).bit_length())
     width = max(1, -(-n_bits // 4))
-    hashes = hash_prefixes(clip.clip_id for clip in clips)
+    hashes = hash_prefixes(clip_ids)
     # NumPy does not define a shift by all 64 bits.
     prefixes = hashes >> np.uint64(64 - n_bits) if n_bits else np.zeros_like(hashes)
     order = np.argsort(prefixes, kind="stable")

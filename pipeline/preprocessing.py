@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import columns
 from pipeline.artifact import TABLE_SCHEMA, Format
-from pipeline.corpus import Clip, Corpus, Rejection, Splitter, list_clips
+from pipeline.clips import Clips, Rejection
+from pipeline.corpus import Corpus, Splitter, list_clips
 from pipeline.errors import CorpusError, ParameterError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
@@ -189,26 +191,16 @@ class PreprocessingPipeline:
 
         `planned` is called with the number of rows that there will be, before the first is made.
         """
-        clip_ids = [clip.clip_id for clip in corpus.clips]
         # Refuses a contradiction in the split patterns before any work is done.
-        described = self._describe(clip_ids)
+        described = self._describe(corpus.clips.ids)
         versions = numeric_versions(("pyloudnorm", "scipy") if self.leveller.level == "loudness" else ())
         previous = self._read_previous(self.saver.prepare(), versions)
-        maker = ShardMaker(
-            IsolatedLoader(self.loader),
-            self.padder,
-            self.extractor,
-            self.normaliser,
-            self.saver,
-            self.leveller,
-            self.n_overlap if self.segment == "all" else None,
-            previous,
-        )
-        units, rejected = self._plan(corpus.clips, maker, map_units)
-        planned(sum(unit.n_rows for unit in units))
-        results = sorted(map_units(maker.make, units), key=lambda result: result.prefix)
+        earlier = None if previous is None else previous.clip_ids()
+        results, unusable = self._make(corpus.clips, previous, map_units, planned)
+        # The largest that there is.
+        del previous
         rejected = sorted(
-            {*corpus.rejected, *rejected, *(each for result in results for each in result.rejected)},
+            {*corpus.rejected, *unusable, *(each for result in results for each in result.rejected)},
             key=lambda rejection: (rejection.clip_id, rejection.reason, rejection.detail),
         )
         results = _without_rejected_parts(results, {each.clip_id for each in rejected})
@@ -225,10 +217,27 @@ class PreprocessingPipeline:
         counts |= count_rejected(rejected) | Counter(ignored=corpus.n_ignored)
         counts["computed"] = n_computed
         counts["reused"] = counts["clips"] - counts["computed"]
-        if previous is not None:
-            earlier = pc.unique(previous.lines["clip_id"])
+        if earlier is not None:
             counts["removed"] = len(earlier) - pc.sum(pc.is_in(earlier, clips["clip_id"].combine_chunks())).as_py()
         return Report(counts, float(durations_s(clips).sum()) / 3600, tuple(rejected), store)
+
+    def _make(
+        self, clips: Clips, previous: Previous | None, map_units: MapUnits, planned: Callable[[int], object]
+    ) -> tuple[list[UnitResult], list[Rejection]]:
+        """Return what became of all units of work, and what was found to be unusable before."""
+        maker = ShardMaker(
+            IsolatedLoader(self.loader),
+            self.padder,
+            self.extractor,
+            self.normaliser,
+            self.saver,
+            self.leveller,
+            self.n_overlap if self.segment == "all" else None,
+            previous,
+        )
+        units, unusable = self._plan(clips, maker, map_units)
+        planned(sum(unit.n_rows for unit in units))
+        return sorted(map_units(maker.make, units), key=lambda result: result.prefix), unusable
 
     def _read_previous(self, described: Format | None, versions: dict[str, Any]) -> Previous | None:
         """Return the rows of an earlier run that would be the same today."""
@@ -238,9 +247,7 @@ class PreprocessingPipeline:
             return None
         return read_previous(self.saver.places, described, self.saver.table_path)
 
-    def _plan(
-        self, clips: Sequence[Clip], maker: ShardMaker, map_units: MapUnits
-    ) -> tuple[list[Unit], list[Rejection]]:
+    def _plan(self, clips: Clips, maker: ShardMaker, map_units: MapUnits) -> tuple[list[Unit], list[Rejection]]:
         """Return the units of work, and what is found to be unusable before it starts."""
         if self.segment == "first":
             return plan_starts(clips, self.row_bytes), []
@@ -278,17 +285,19 @@ class PreprocessingPipeline:
             described = self._describe(pc.unique(table["clip_id"]).to_pylist())
         shard = np.repeat(np.arange(len(results), dtype=np.int32), [len(result.rows) for result in results])
         late = described.take(pc.index_in(table["clip_id"], described["clip_id"])).set_column(
-            0, TABLE_SCHEMA.field("shard"), pa.array(shard)
+            0, TABLE_SCHEMA.field("shard"), columns.numbers(shard, pa.int32())
         )
         for column in late.schema:
             table = table.append_column(column, late[column.name])
         return table.select(TABLE_SCHEMA.names).combine_chunks()
 
-    def _describe(self, clip_ids: list[str]) -> pa.Table:
+    def _describe(self, clip_ids: Sequence[str]) -> pa.Table:
         """Return label, group and split of clips, as columns of the table."""
         found = self.splitter.describe_all(clip_ids)
         schema = pa.schema([TABLE_SCHEMA.field(name) for name in ("clip_id", "label", "group", "split")])
-        return pa.table([clip_ids, found.labels, found.groups, found.splits], schema=schema)
+        ids, labels, splits = map(columns.strings, (clip_ids, found.labels, found.splits))
+        groups = ids if found.groups is clip_ids else columns.strings(found.groups)
+        return pa.table([ids, labels, groups, splits], schema=schema)
 
 
 class RejectedError(CorpusError):

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline import columns
 from pipeline.artifact import TABLE_SCHEMA
-from pipeline.corpus import Clip, Rejection
+from pipeline.clips import Clip, Rejection, ids_of
 from pipeline.errors import AudioError
 from pipeline.isolation import IsolatedLoader
 from pipeline.levels import Leveller
@@ -150,7 +151,7 @@ class ShardMaker:
         shard = draft.reader.whole_shard(lines, unit.prefix)
         if shard is None:
             return None
-        clip_ids = [clip.clip_id for clip, n in zip(unit.clips, n_lines.tolist(), strict=True) for _ in range(n)]
+        clip_ids = [clip_id for clip_id, n in zip(ids_of(unit.clips), n_lines.tolist(), strict=True) for _ in range(n)]
         rows = _copied_lines(self._previous, lines, clip_ids)
         return UnitResult(unit.prefix, unit.n_clips, shard, rows, unit.condemned, 0, is_part=unit.segments is not None)
 
@@ -159,7 +160,7 @@ class ShardMaker:
         if self._previous is None:
             return {}
         read = self._digests(clips)
-        starts, stops = self._previous.find([sha256 for sha256, _ in read], [clip.clip_id for clip in clips])
+        starts, stops = self._previous.find([sha256 for sha256, _ in read], ids_of(clips))
         places = np.flatnonzero(starts < stops).tolist()
         stamps = [read[place][1] for place in places]
         names = [clips[place].clip_id for place in places]
@@ -182,7 +183,7 @@ class ShardMaker:
             return nothing, nothing
         facts = unit.facts
         digests = [each.sha256 for each in facts] if facts else [sha256 for sha256, _ in self._digests(unit.clips)]
-        starts, stops = self._previous.find(digests, [clip.clip_id for clip in unit.clips])
+        starts, stops = self._previous.find(digests, ids_of(unit.clips))
         if unit.facts and unit.segments is not None:
             n_channels = 1 if self._loader.mono else unit.facts[0].source_channels
             is_complete = stops[0] - starts[0] == self._count(unit, 0) * n_channels
@@ -302,14 +303,16 @@ class _Draft:
     def table(self) -> pa.Table:
         """Return the rows' lines."""
         self._computed["row"] = [0] * len(self._computed["clip_id"])
-        table = pa.table(self._computed, schema=ROW_SCHEMA)
+        table = pa.table(
+            [columns.column(self._computed[each.name], each.type) for each in ROW_SCHEMA], schema=ROW_SCHEMA
+        )
         if self.previous is not None and self._copied:
             copied = _copied_lines(self.previous, np.concatenate(self._copied), self._copied_ids)
             is_copied = np.asarray(self._is_copied)
             order = np.empty(len(is_copied), dtype=np.int64)
             order[is_copied] = np.arange(len(copied))
             order[~is_copied] = np.arange(len(copied), len(is_copied))
-            table = pa.concat_tables([copied, table]).combine_chunks().take(order)
+            table = pa.concat_tables([copied, table]).combine_chunks().take(columns.numbers(order, pa.int64()))
         return _replace(table, "row", range(len(table)))
 
 
@@ -318,11 +321,11 @@ def _copied_lines(previous: Previous, lines: Lines, clip_ids: list[str]) -> pa.T
     found = previous.lines.select(ROW_SCHEMA.names)
     # Those of a shard that is kept follow each other, and are not copied.
     is_run = lines[-1] - lines[0] == len(lines) - 1 and (np.diff(lines) == 1).all()
-    found = found.slice(lines[0], len(lines)) if is_run else found.take(lines)
+    found = found.slice(lines[0], len(lines)) if is_run else found.take(columns.numbers(lines, pa.int64()))
     return _replace(found, "clip_id", clip_ids)
 
 
 def _replace(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
     """Return a table with other values in one of its columns."""
     column = table.schema.field(name)
-    return table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
+    return table.set_column(table.schema.get_field_index(name), column, columns.column(values, column.type))

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline import columns
 from pipeline.artifact import (
     EARLIER_FILE,
     FORMAT_FILE,
@@ -274,7 +275,7 @@ class Store:
 
     @cached_property
     def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        return self.table["shard"].to_numpy(), self.table["row"].to_numpy()
+        return columns.values(self.table["shard"]), columns.values(self.table["row"])
 
 
 def shard_storage(folder: Path, storage: str | None) -> Storage:

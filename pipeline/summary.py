@@ -7,20 +7,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline import columns
 from pipeline.loader import Loader, count_samples
 from pipeline.resampler import count_resampled
 
 
 def first_lines(table: pa.Table) -> pa.Table:
     """Return the first line of each clip."""
-    is_first = pc.and_(pc.equal(table["channel"], 0), pc.equal(table["segment"], 0))
+    is_first = _is_first(table)
     # Where each clip has one line, no copy is made, of which there would be two for a moment.
-    return table if pc.all(is_first).as_py() else table.filter(is_first)
+    return table if is_first.all() else table.take(columns.numbers(np.flatnonzero(is_first), pa.int64()))
 
 
 def durations_s(clips: pa.Table) -> NDArray[np.float64]:
     """Return the length of each clip's file in seconds, from a line of each."""
-    seconds: NDArray[np.float64] = np.asarray(clips["source_samples"]) / np.asarray(clips["source_rate"])
+    seconds: NDArray[np.float64] = columns.values(clips["source_samples"]) / columns.values(clips["source_rate"])
     return seconds
 
 
@@ -35,40 +36,50 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     n_overlap : int, optional
         Samples that segments share, where all of them were wanted.
     """
-    rate, channels = (np.asarray(clips[name]) for name in ("source_rate", "source_channels"))
-    heard = pc.subtract(clips["source_stop"], clips["source_start"])
-    n_truncated, n_padded = _count_lengths(clips["source_rate"], heard, loader, n_overlap)
-    clip_ids = table["clip_id"]
+    names = "source_rate source_channels source_start source_stop source_samples".split()
+    rate, channels, start, stop, n_samples = (columns.values(clips[name]) for name in names)
+    n_truncated, n_padded = _count_lengths(rate, stop - start, loader, n_overlap)
+    # The lines of a clip follow each other.
+    first = np.flatnonzero(_is_first(table))
     loud, levelled = (
-        pc.count_distinct(clip_ids.filter(condition)).as_py()
-        for condition in (pc.greater(table["peak"], 0.0), pc.not_equal(table["gain_db"], 0.0))
+        int(np.logical_or.reduceat(condition, first).sum())
+        for condition in (columns.values(table["peak"]) > 0.0, columns.values(table["gain_db"]) != 0.0)
     )
     counts = Counter(
         clips=len(clips),
         rows=len(table),
-        segments=pc.sum(pc.equal(table["channel"], 0)).as_py(),
+        segments=int((columns.values(table["channel"]) == 0).sum()),
         truncated=n_truncated,
-        trimmed=pc.sum(pc.less(heard, clips["source_samples"])).as_py(),
+        trimmed=int((stop - start < n_samples).sum()),
         padded=n_padded,
         silent=len(clips) - loud,
         resampled=int((rate != loader.sample_rate).sum()),
         folded=int((channels > 1).sum()) if loader.mono else 0,
         levelled=levelled,
-        duplicates=len(clips) - pc.count_distinct(clips["sha256"]).as_py(),
+        # 64 bits of SHA-256 tell as many recordings apart as there will ever be.
+        duplicates=len(clips) - len(np.unique(columns.first_bits(columns.digests(clips["sha256"])))),
     )
     splits = pc.value_counts(clips["split"])
     return counts + Counter(dict(zip(*(splits.field(place).to_pylist() for place in (0, 1)), strict=True)))
 
 
+def _is_first(table: pa.Table) -> NDArray[np.bool_]:
+    """Return which lines are the first of their clips."""
+    found: NDArray[np.bool_] = (columns.values(table["channel"]) == 0) & (columns.values(table["segment"]) == 0)
+    return found
+
+
 def _count_lengths(
-    rates: pa.ChunkedArray, heard: pa.ChunkedArray, loader: Loader, n_overlap: int | None
+    rates: NDArray[np.int32], heard: NDArray[np.int64], loader: Loader, n_overlap: int | None
 ) -> tuple[int, int]:
     """Return how many clips are cut, and how many have a padded row."""
     # A corpus has few different pairs of rate and length, or few clips.
-    pairs = pa.table({"rate": rates, "heard": heard}).group_by(["rate", "heard"]).aggregate([([], "count_all")])
-    found = zip(pairs["rate"].to_pylist(), pairs["heard"].to_pylist(), strict=True)
-    counted = [_count_pair(rate, n, loader, n_overlap) for rate, n in found]
-    n_truncated, n_padded = np.asarray(counted, dtype=bool).T @ np.asarray(pairs["count_all"])
+    order = np.lexsort((heard, rates))
+    rates, heard = rates[order], heard[order]
+    starts = np.flatnonzero(np.diff(rates, prepend=-1) | np.diff(heard, prepend=-1))
+    pairs = zip(rates[starts].tolist(), heard[starts].tolist(), strict=True)
+    counted = [_count_pair(rate, n, loader, n_overlap) for rate, n in pairs]
+    n_truncated, n_padded = np.asarray(counted, dtype=bool).T @ np.diff(starts, append=len(order))
     return int(n_truncated), int(n_padded)
 
 

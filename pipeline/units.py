@@ -3,13 +3,15 @@
 A unit can be narrowed down by `pipeline.narrowing`: its halves do the same to fewer clips and leave nothing behind.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
+from pipeline import columns
 from pipeline.artifact import Shard
-from pipeline.corpus import Clip, Rejection
+from pipeline.clips import Clip, Rejection
 from pipeline.recording import Facts
 
 
@@ -21,7 +23,7 @@ class Unit:
     ----------
     prefix : str
         First part of the shard's name.
-    clips : tuple of Clip
+    clips : sequence of Clip
     facts : tuple of Facts, optional
         Of each clip, when every segment of them is wanted.
     n_rows : int
@@ -35,7 +37,7 @@ class Unit:
     """
 
     prefix: str
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     n_rows: int
     facts: tuple[Facts, ...] | None = None
     segments: range | None = None
@@ -81,13 +83,19 @@ class UnitResult:
     n_computed: int
     is_part: bool
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "rows": columns.pack(self.rows)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, rows=columns.unpack(state["rows"]))
+
 
 @dataclass(frozen=True)
 class Survey:
     """Clips to be examined before the work is planned; those that are condemned are not opened."""
 
     start: int
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     condemned: tuple[Rejection, ...] = ()
 
     def halves(self) -> tuple["Survey", ...]:

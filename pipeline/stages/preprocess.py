@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline import command, engine, storage
-from pipeline.corpus import Corpus, Rejection, Splitter, list_clips
+from pipeline.clips import Rejection
+from pipeline.corpus import Corpus, Splitter, list_clips
 from pipeline.errors import ResourceError
 from pipeline.levels import Leveller
 from pipeline.loader import Loader
@@ -98,8 +98,6 @@ def summarise(report: Report) -> dict[str, float]:
 def main(arguments: argparse.Namespace) -> None:
     """Preprocess the corpus that `params.yaml` names."""
     params = read_params(PipelineParams, arguments.params)
-    # Arrow's own allocator keeps for itself twice the memory that a large corpus's table takes.
-    pa.set_memory_pool(pa.system_memory_pool())
     pipeline = build(params)
     corpus = list_clips(Path(params.corpus.dir))
     if params.resources.storage is not None:

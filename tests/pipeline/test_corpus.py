@@ -1,12 +1,14 @@
 import hashlib
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus import Clip, Splitter, hash_prefix, hash_prefixes, list_clips
+from pipeline.clips import Clip, Clips, ids_of
+from pipeline.corpus import Splitter, hash_prefix, hash_prefixes, list_clips
 from pipeline.errors import CorpusError
 from tests.sounds import sine, write
 
@@ -36,7 +38,7 @@ def test_clips_are_found_from_other_folders_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     corpus = list_clips(Path("sounds"))
 
-    assert corpus.clips == (Clip("a/b.wav", str(tmp_path / "here" / "sounds" / "a" / "b.wav")),)
+    assert [*corpus.clips] == [Clip("a/b.wav", str(tmp_path / "here" / "sounds" / "a" / "b.wav"))]
 
 
 def test_ids_do_not_depend_on_where_the_corpus_is(tmp_path):
@@ -51,7 +53,7 @@ def test_ids_do_not_depend_on_where_the_corpus_is(tmp_path):
     ["two words.wav", "a#b.wav", "a&b.wav", "a%20b.wav", "héé.wav", "日本.wav", "a\nb.wav", "'\".wav", "-rf.wav"],
 )
 def test_names_stand_as_they_are(tmp_path, name):
-    assert list_clips(touch(tmp_path, name)).clips == (Clip(name, str(tmp_path / name)),)
+    assert [*list_clips(touch(tmp_path, name)).clips] == [Clip(name, str(tmp_path / name))]
 
 
 def test_bytes_that_are_not_utf8_stand_as_escapes(tmp_path):
@@ -214,6 +216,20 @@ def test_an_empty_folder(tmp_path):
 def test_a_folder_without_audio(tmp_path):
     with pytest.raises(CorpusError, match=r"holds no audio file \(2 other files were ignored\)"):
         list_clips(touch(tmp_path, "labels.csv", "deep/.DS_Store"))
+
+
+@given(st.lists(st.sampled_from("abcdefg"), unique=True), st.sampled_from(["", "odd"]), st.slices(7), st.data())
+def test_clips_are_a_sequence_of_each(names, odd, part, data):
+    paths = {"a": odd} if odd else {}
+    clips = Clips("/sounds/", tuple(names), paths)
+    expected = [Clip(name, paths.get(name) or f"/sounds/{name}") for name in names]
+    places = data.draw(st.lists(st.sampled_from(range(len(names))))) if names else []
+
+    assert [*clips] == [clips[place] for place in range(len(clips))] == expected
+    assert [*clips[part]] == expected[part]
+    assert [*clips.take(places)] == [expected[place] for place in places]
+    assert [*pickle.loads(pickle.dumps(clips))] == expected
+    assert [*ids_of(clips)] == ids_of(expected) == names
 
 
 def test_hash_prefix_is_the_first_bits_of_sha256():

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.corpus import Clip, Rejection
+from pipeline.clips import Clip, Clips, Rejection
 from pipeline.errors import ResourceError
 from pipeline.loader import Loader
 from pipeline.narrowing import DEATHS, MAX_DEADLY, DiedError, Divisible, narrow
@@ -118,11 +118,11 @@ def test_units_are_divisible():
 def test_a_unit_without_a_clip_is_the_unit_of_the_others(tmp_path, rng, maker):
     corpus = write_corpus(tmp_path / "corpus", rng, 6)
     work = maker(corpus)
-    clips = tuple(Clip(f"speaker{n % 2}/{n}.wav", str(corpus / f"speaker{n % 2}" / f"{n}.wav")) for n in range(6))
+    clips = Clips(f"{corpus}/", tuple(f"speaker{n % 2}/{n}.wav" for n in range(6)))
     (unit,) = plan_starts(clips, 1)
     (culprit,) = (half for half in halves_of(unit) if half.clips == clips[2:3])
     without = work.make(unit.without([culprit], "worker died", "thrice"))
-    others = work.make(Unit(unit.prefix, clips[:2] + clips[3:], 5))
+    others = work.make(Unit(unit.prefix, clips.take([0, 1, 3, 4, 5]), 5))
 
     assert without.shard == others.shard
     assert without.rows == others.rows

@@ -60,7 +60,7 @@ def test_recordings_are_found_as_one_by_one(recordings, asked):
 @given(recordings, asked)
 def test_hashes_that_agree_find_nothing_of_other_content(recordings, asked):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reuse, "_hash_contents", lambda digests: np.zeros(len(digests), dtype=np.uint64))
+        patch.setattr(reuse.columns, "first_bits", lambda digests: np.zeros(len(digests), dtype=np.uint64))
         patch.setattr(reuse, "_mix", lambda contents, clip_ids: contents)
         previous = previous_of(recordings)
         starts, stops = previous.find([sha256(content) for _, content in asked], [clip_id for clip_id, _ in asked])
