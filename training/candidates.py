@@ -47,7 +47,8 @@ class Choice:
         Mean log-likelihood per held-out row in nats, by the kind and the size of each candidate. Empty when there was
         too little to hold out.
     flow_steps : dict
-        For which held-out rows were the likeliest, by the size of each flow.
+        By the size of each flow, how many make as many passes over all rows as those after which held-out rows were
+        the likeliest.
     """
 
     shrinkage: float
@@ -75,7 +76,8 @@ def choose(values: NDArray[np.float64], groups: Sequence[str] | range, seed: int
         log_volumes.append(whitening.log_volume * len(held_out) / len(values))
     scores, flow_steps = _mixture_scores(folds, seed), {}
     for size in CANDIDATES.get(FLOW, ()) if min(len(fitted) for fitted, _ in folds) >= _LEAST_ROWS else ():
-        flow_steps[size], scores[FLOW, size] = _flow_score(size, folds, seed)
+        steps, scores[FLOW, size] = _flow_score(size, folds, seed)
+        flow_steps[size] = round(steps * n_folds / (n_folds - 1))
     # Of the values as they are, not of white ones, which each fold has of its own.
     return Choice(shrinkage, {each: score - sum(log_volumes) for each, score in scores.items()}, flow_steps)
 
