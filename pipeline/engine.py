@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,8 +33,8 @@ _NODE_DIED = (
 )
 # Of which a unit may lose so many until it is taken for the reason.
 _MAX_NODES = 10
-# Before work is tried again for which memory was short, in seconds: what has it may be done with it soon.
-_MEMORY_PAUSE_S = 1.0
+# In seconds, before more work starts after memory was short: who has it may be done soon. It doubles up to six times.
+_MEMORY_PAUSE_S = 0.5
 
 
 def stage(main: Stage, wanted: Iterable[str]) -> Stage:
@@ -201,7 +200,7 @@ def map_units(
         while tasks.fill(waiting):
             attempts, reference = tasks.wait()
             try:
-                result = _get(reference)
+                result = tasks.get(reference)
             except ray.exceptions.RayError as error:
                 if tasks.makes_room(error) or attempts.may_go_on(error):
                     tasks.again.append(attempts)
@@ -242,26 +241,22 @@ class _Attempts:
 
 
 class _Tasks:
-    """Tasks that apply one function, each once: Ray's own count of retries does not tell workers from nodes.
-
-    Parameters
-    ----------
-    function : callable
-    at_a_time : int
-        How many tasks there are at most.
-    """
+    """Tasks that apply one function, each once: Ray's own count of retries does not tell workers from nodes."""
 
     def __init__(self, function: Callable[[Any], Any], at_a_time: int) -> None:
         self._call = ray.put(function)
         self._task: Any = ray.remote(num_cpus=1, max_retries=0)(_apply)
         self._at_a_time = at_a_time
-        self._is_told = False
+        self._n_short, self._is_told = 0, False
         self.running: dict[Any, _Attempts] = {}
         self.again: list[_Attempts] = []
 
     def fill(self, waiting: Iterator[_Attempts]) -> bool:
         """Start tasks, as many as there may be, those that are to be tried again first; return whether any run."""
-        for attempts in islice(chain(_drain(self.again), waiting), self._at_a_time - len(self.running)):
+        while len(self.running) < self._at_a_time:
+            attempts = self.again.pop() if self.again else next(waiting, None)
+            if attempts is None:
+                break
             self.start(attempts)
         return bool(self.running)
 
@@ -276,13 +271,25 @@ class _Tasks:
         return True
 
     def start(self, attempts: _Attempts) -> None:
-        """Let a worker try a unit."""
+        """Let a worker try a unit, after a pause if memory was short."""
+        if self._n_short:
+            time.sleep(_MEMORY_PAUSE_S * 2 ** min(self._n_short - 1, 6))
         self.running[self._task.remote(self._call, attempts.unit)] = attempts
 
     def wait(self) -> tuple[_Attempts, Any]:
         """Return the next task that has ended: what it was, and what it came to."""
         (done,), _ = ray.wait([*self.running], num_returns=1)
         return self.running.pop(done), done
+
+    def get(self, reference: Any) -> Any:
+        """Return what a task came to, and count how many have ended one after the other for want of memory."""
+        try:
+            result = _get(reference)
+        except ray.exceptions.OutOfMemoryError:
+            self._n_short += 1
+            raise
+        self._n_short = 0
+        return result
 
     def run(self, unit: Any, deaths: int) -> Any:
         """Return what comes of a unit, while no other is worked on.
@@ -296,7 +303,7 @@ class _Tasks:
         while True:
             self.start(attempts)
             try:
-                return _get(self.wait()[1])
+                return self.get(self.wait()[1])
             except ray.exceptions.RayError as error:
                 if not attempts.may_go_on(error):
                     raise DiedError(_one_line(error)) from error
@@ -329,18 +336,9 @@ def _get(reference: Any) -> Any:
     """Return a task's result, or raise what the task raised as itself."""
     try:
         return ray.get(reference)
-    except ray.exceptions.OutOfMemoryError:
-        time.sleep(_MEMORY_PAUSE_S)
-        raise
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         raise cause from error
-
-
-def _drain(attempts: list[_Attempts]) -> Iterator[_Attempts]:
-    """Take those of a list one by one, as far as they are wanted."""
-    while attempts:
-        yield attempts.pop()
 
 
 def _one_line(error: Exception) -> str:

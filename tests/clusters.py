@@ -21,6 +21,8 @@ import psutil
 _STARTS_WITHIN_S = 240
 _TRIES = 4
 _LEADS_ELSEWHERE = ("RAY_", "MLFLOW_", "DVC_", "PYTHON", "GENERATIVE_MUSIC_")
+# What Ray calls processes while they work.
+PREPROCESSES, TRAINS = "ray::_apply", "ray::RayTrainWorker"
 
 
 def free_ports(number):
@@ -79,9 +81,9 @@ class Cluster:
             raise
 
     @contextlib.contextmanager
-    def node(self, python=sys.executable):
+    def node(self, python=sys.executable, environment=None):
         """Add a node for the length of a `with` block."""
-        self._start([python], "--address", self.address, cpus=1)
+        self._start([python], "--address", self.address, cpus=1, environment=environment)
         yield
         self._end(self._nodes.pop())
 
@@ -116,9 +118,14 @@ class Cluster:
                 self._end(process)
             _end_all(family)
 
-    def workers(self):
-        """Return the processes of all nodes that work on something now."""
-        return [worker for node in self._nodes for worker in workers_of(node.pid)]
+    def workers(self, kind=PREPROCESSES):
+        """Return the processes of all nodes that do work of a kind now."""
+        return [worker for node in self._nodes for worker in workers_of(node.pid, kind)]
+
+    def job_drivers(self):
+        """Return the processes on all nodes that jobs have started for stages."""
+        found = (each for node in self._nodes for each in psutil.Process(node.pid).children(recursive=True))
+        return [each for each in found if "pipeline.submission" in _command_line(each)]
 
     def _start(self, python, *arguments, cpus, environment=None):
         """Start a node; again when the machine was too busy for the 30 s that Ray gives it."""
@@ -192,17 +199,23 @@ class Cluster:
         _end_all(children)
 
 
-def workers_of(pid):
-    """Return the processes below one that work on something now."""
+def workers_of(pid, kind=PREPROCESSES):
+    """Return the processes below one that do work of a kind now."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [each for each in psutil.Process(pid).children(recursive=True) if _is_at_work(each)]
+        return [each for each in psutil.Process(pid).children(recursive=True) if _is_at_work(each, kind)]
     return []
 
 
-def _is_at_work(process):
+def _is_at_work(process, kind):
     with contextlib.suppress(psutil.Error):
-        return process.name().startswith("ray::_apply")
+        return process.name().startswith(kind)
     return False
+
+
+def _command_line(process):
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def _end_all(processes):

@@ -2,11 +2,12 @@
 
 A training's folder, or its prefix in a bucket, holds `epoch-00012/` (weights, optimizer, progress) and `best-00009/`
 (weights), each whole or absent; the newest `epoch-*` names the `best-*` that belongs to it. What was saved within the
-epoch that follows the twelfth is called `epoch-00012-step-00000345/`.
+epoch that follows the twelfth is called `epoch-00012-step-00000345/`. Beside the folder stands who may write into it.
 """
 
 import contextlib
 import os
+import secrets
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from training.folders import open_folders
 from training.progress import Progress
 
 _PROGRESS_FILE = "progress.json"
+# Beside the checkpoints: the mark of the process that claimed them last.
+OWNER, _OWNER_FILE = ".owner", "owner"
 
 
 class Checkpoints:
@@ -33,6 +36,7 @@ class Checkpoints:
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
         self._folders = open_folders(location)
+        self._mark: bytes | None = None
 
     @property
     def location(self) -> str:
@@ -48,8 +52,22 @@ class Checkpoints:
         """Return the storage next to them whose name has a suffix, for what else workers of this training share."""
         return self._folders.storage.beside(suffix)
 
+    def claim(self) -> None:
+        """Take them over: who has claimed them before, and saves once more, fails.
+
+        A driver or a node that dies may leave a worker behind that is only slow to end.
+        """
+        self._mark = secrets.token_bytes(16)
+        self.beside(OWNER).put(_OWNER_FILE, [self._mark])
+
     def save(self, autoencoder: Autoencoder, progress: Progress) -> None:
-        """Write the state after the last epoch, or within the one that has begun, and remove what it supersedes."""
+        """Write the state after the last epoch, or within the one that has begun, and remove what it supersedes.
+
+        Raises
+        ------
+        ModelError
+            Another process has claimed them since this one did.
+        """
         current = f"epoch-{progress.epoch:05d}"
         if progress.begun:
             # Behind the epoch's own in the order of names.
@@ -59,8 +77,8 @@ class Checkpoints:
             best = f"best-{progress.best.epoch:05d}"
             kept.add(best)
             if progress.best.epoch == progress.epoch and not progress.begun:
-                self._folders.publish(best, autoencoder.save)
-        self._folders.publish(current, lambda path: _write_state(path, autoencoder, progress))
+                self._folders.publish(best, autoencoder.save, self._confirm)
+        self._folders.publish(current, lambda path: _write_state(path, autoencoder, progress), self._confirm)
         self._folders.keep(kept)
 
     def progress(self) -> Progress:
@@ -109,6 +127,17 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove all of them: the training is finished and its results are elsewhere."""
         self._folders.clear()
+
+    def _confirm(self) -> None:
+        """Refuse to go on when another process has taken over."""
+        if self._mark is None:
+            return
+        try:
+            found = self.beside(OWNER).get(_OWNER_FILE)
+        except FileNotFoundError:  # the training has ended
+            found = b""
+        if found != self._mark:
+            raise ModelError(f"{self.location}: another process goes on with this training")
 
     def _latest(self) -> str | None:
         # Twice where there seems to be none: a list that is read while one supersedes another may lack both.

@@ -1,12 +1,14 @@
 """Named folders that are whole or absent: on a disk by their name, in a bucket by a marker that is written last.
 
-Knows nothing of what they hold. One process writes, and any may read.
+Knows nothing of what they hold. One process writes, and any may read; one whose place another has taken finds that out
+before what it wrote is there.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +20,8 @@ from pipeline.errors import ModelError
 from pipeline.storage import Folder, Storage, open_storage
 
 _MARKER = ".json"
+# Who writes, in the name of what is not whole yet.
+_WRITER = secrets.token_hex(4)
 
 
 class Folders(Protocol):
@@ -34,8 +38,17 @@ class Folders(Protocol):
     def names(self) -> list[str]:
         """Return the names of those that are whole, rising."""
 
-    def publish(self, name: str, write: Callable[[Path], None]) -> None:
-        """Let a function write a folder, which is there under its name when it is whole."""
+    def publish(self, name: str, write: Callable[[Path], None], confirm: Callable[[], None] = lambda: None) -> None:
+        """Let a function write a folder, which is there under its name when it is whole.
+
+        Parameters
+        ----------
+        name : str
+        write : callable
+            Is given an empty folder.
+        confirm : callable, optional
+            Called right before what was written replaces what was there; by raising it prevents that.
+        """
 
     def opened(self, name: str) -> AbstractContextManager[Path]:
         """Return a folder of this machine that holds what was published, for the length of a `with` block.
@@ -67,12 +80,13 @@ class LocalFolders:
         """Return the names of those that are whole, rising."""
         return [name for name in self.storage.folders() if not name.startswith(".")]
 
-    def publish(self, name: str, write: Callable[[Path], None]) -> None:
+    def publish(self, name: str, write: Callable[[Path], None], confirm: Callable[[], None] = lambda: None) -> None:
         """Write a folder under another name, and give it its own when it is whole."""
-        partial, target = self._path / f".{name}.partial", self._path / name
+        partial, target = self._path / f".{name}.{_WRITER}.partial", self._path / name
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
+        confirm()
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
 
@@ -89,7 +103,8 @@ class LocalFolders:
         """Remove all but those of some names, and what killed processes left."""
         for path in self._path.iterdir():
             if path.name not in names:
-                shutil.rmtree(path)
+                # Another one may be writing there yet, in vain.
+                shutil.rmtree(path, ignore_errors=path.name.startswith("."))
 
     def clear(self) -> None:
         """Remove all."""
@@ -107,12 +122,13 @@ class BucketFolders:
         names = [entry.name for entry in self.storage.entries() if entry.name.endswith(_MARKER)]
         return sorted(name.removesuffix(_MARKER) for name in names)
 
-    def publish(self, name: str, write: Callable[[Path], None]) -> None:
+    def publish(self, name: str, write: Callable[[Path], None], confirm: Callable[[], None] = lambda: None) -> None:
         """Write a folder here, upload its files, and then the marker."""
-        self.storage.remove(f"{name}{_MARKER}")
         digests = {}
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
+            confirm()
+            self.storage.remove(f"{name}{_MARKER}")
             for path in sorted(Path(folder).iterdir()):
                 content = path.read_bytes()
                 self.storage.at(name).put(path.name, [content])

@@ -127,6 +127,10 @@ def run_worker(
         `STOPPED` when orders said so.
     """
     settings = job.train
+    checkpoints = Checkpoints(job.checkpoints)
+    if rank == 0:
+        # Before the others can have joined, and so before any of them looks where to go on.
+        checkpoints.claim()
     strategy = join(settings.seed, job.cpus_per_worker, num_workers)
     store = job.open_store()
     train = Spectrograms(store, "train", settings.target_shape)
@@ -138,7 +142,6 @@ def run_worker(
         step = SynchronousStep(
             autoencoder.model, autoencoder.optimizer, strategy, autoencoder.architecture.beta, settings.seed
         )
-        checkpoints = Checkpoints(job.checkpoints)
         progress = checkpoints.resume(autoencoder)
         if progress == Progress():
             if rank == 0:

@@ -32,6 +32,8 @@ _LOOK_EVERY_S = 5.0
 _ANSWERS_WITHIN_S = 60.0
 # Starts that Ray had announced room for and then gave none, one after the other; it waits a minute each time.
 _MAX_LATE_STARTS = 10
+# In characters: where memory was short, Ray describes all processes of the node.
+_LONGEST_REASON = 1000
 # Those that the first version of Ray Train did not know, which is what its types are of.
 _NO_RESTARTS: dict[str, Any] = {"controller_failure_limit": 0, "max_preemption_failures": 0}
 
@@ -70,7 +72,7 @@ def train(job: Job, params: Params, notes: str) -> None:
             if failures > resources.max_failures or late > _MAX_LATE_STARTS:
                 raise ResourceError(
                     f"training failed more than resources.max_failures={resources.max_failures} times: "
-                    + " ".join(str(error).split())
+                    + " ".join(str(error).split())[:_LONGEST_REASON]
                 ) from error
         print(f"train: {reason}; going on from the last checkpoint", flush=True)
         before, number = number, room.choose(PATIENCE_S, after_loss=True)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from tests.clusters import Cluster, write_token
 from tests.integration.outcomes import Outcome
 from tests.projects import clone, snapshot
 
@@ -59,3 +60,13 @@ def finished(projects):
 def outcome(finished):
     """What the run of `finished` came to."""
     return Outcome.of(finished)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head with one CPU, and the person who has its token."""
+    home = tmp_path_factory.mktemp("home")
+    write_token(home)
+    started = Cluster(home, cpus=1, has_jobs=False)
+    yield started
+    started.close()

@@ -1,6 +1,7 @@
 """`kill -9` of a worker, a node and the driver while a cluster preprocesses, at seeded moments: no byte is another."""
 
 import contextlib
+import json
 import random
 import shutil
 
@@ -10,7 +11,8 @@ import pytest
 
 from pipeline.params import PipelineParams, read_params
 from pipeline.stages import preprocess
-from tests.clusters import Cluster, workers_of, write_token
+from pipeline.versions import processor
+from tests.clusters import workers_of
 from tests.projects import clone, hashes, snapshot
 from tests.sounds import write
 
@@ -29,16 +31,6 @@ CHANGES = {
 N_RECORDINGS, N_UNITS = 6, 30
 # Samples of 1024 segments.
 N_SAMPLES = 1024 * 128
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """A head with one CPU, and the person who has its token."""
-    home = tmp_path_factory.mktemp("home")
-    write_token(home)
-    started = Cluster(home, cpus=1, has_jobs=False)
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +130,14 @@ def test_kills_at_any_moment(project, cluster, quiet, kind, seed):
             run.kill_the_driver(moment)
             run = Run(project, cluster, rng)
         assert run.end() == quiet
+
+
+@pytest.mark.soak
+def test_a_node_with_another_kind_of_processor_is_told_of(project, cluster):
+    feature = processor()["simd"][-1]
+    with cluster.node(environment={"NPY_DISABLE_CPU_FEATURES": feature}):
+        output = project.run(*STAGE, RAY_ADDRESS=cluster.address)
+
+    (line,) = (line for line in output.splitlines() if line.startswith("warning: "))
+    assert ": not the kind of processor that " in line
+    assert json.loads(project.read("data/spectrograms/format.json"))["versions"]["simd"] == processor()["simd"]

@@ -94,6 +94,20 @@ def test_a_writer_that_fails_leaves_nothing(location):
     assert folders.names() == ["a"]
 
 
+def test_a_writer_that_may_not_replaces_nothing(location):
+    def refuse():
+        raise ZeroDivisionError
+
+    folders = open_folders(location)
+    folders.publish("a", writer(x=b"1"))
+    for name in "ab":
+        with pytest.raises(ZeroDivisionError):
+            folders.publish(name, writer(x=b"2"), refuse)
+
+    assert folders.names() == ["a"]
+    assert folders.read("a", "x") == b"1"
+
+
 def test_what_is_superseded_while_it_is_read_is_absent(s3_server, s3_let_in):
     """One reads the marker, another publishes anew, and the first reads on."""
     location = s3_server.location("superseded")
@@ -192,6 +206,25 @@ def test_a_server_that_dies_before_the_files_are_there(s3_let_in):
         folders.publish("epoch-1", write)
         assert read(folders, "epoch-1") == {"a": b"a", "weights": weights}
         restarts[0].result()
+
+
+# --- checkpoints
+
+
+def test_a_writer_that_was_taken_for_dead_changes_nothing(location, networks):
+    """It went on with the first epoch, and another one has begun the second in its place."""
+    stale, ours = Checkpoints(location), Checkpoints(location)
+    stale.claim()
+    stale.save(networks[1], make_progress(0.3))
+    ours.claim()
+    for progress in (make_progress(0.3, 0.2), make_progress(0.3, 0.4)):
+        with pytest.raises(ModelError, match=r"key\S*: another process goes on with this training$"):
+            stale.save(networks[2], progress)
+    assert ours.progress() == make_progress(0.3)
+    ours.save(networks[2], make_progress(0.3, 0.25))
+
+    assert Checkpoints(location).progress() == make_progress(0.3, 0.25)
+    assert open_folders(location).names() == ["best-00002", "epoch-00002"]
 
 
 # --- checkpoints in a bucket

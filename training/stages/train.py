@@ -21,7 +21,7 @@ from pipeline.storage import file_sha256
 from pipeline.store import Store
 from training import tracking, tracking_origin, workers
 from training.autoencoder import Autoencoder
-from training.checkpoint import Checkpoints
+from training.checkpoint import OWNER, Checkpoints
 from training.codes import FITTED_ROWS, choose_rows, encode
 from training.dataset import Spectrograms
 from training.density import Density
@@ -247,7 +247,7 @@ def main(arguments: argparse.Namespace) -> None:
         undelivered = delivery.finish(checkpoints.progress(), MODEL)
     # The checkpoints stay until the evaluation, before which DVC takes note of what was trained: a kill in between
     # would cost the whole training.
-    for suffix in (RAY_NOTES, INDEX):
+    for suffix in (RAY_NOTES, INDEX, OWNER):
         checkpoints.beside(suffix).clear()
     best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
     print(
