@@ -7,6 +7,7 @@ they were, only the first decides, so that a renamed recording is found too. Kno
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -129,19 +130,19 @@ class RowReader:
 
     def is_intact(self, lines: Lines) -> bool:
         """Return whether the shards of some lines are as they were written."""
-        return all(self._open(shard) is not None for shard in np.unique(self._shard_of[lines]).tolist())
+        return all(self._open(shard) is not None for shard in set(self._shard_of[lines].tolist()))
 
     def rows(self, lines: Lines) -> list[NDArray[np.floating[Any]]]:
-        """Return the rows of some lines as views of their shards, in pieces (n, n_bins, n_frames)."""
+        """Return the rows of lines that follow each other as views of their shards, each in one piece."""
         shards, rows = self._shard_of[lines], self._row_of[lines]
-        # Where neighbours in the order are neighbours in a shard, they are one piece.
-        borders = np.flatnonzero((np.diff(shards) != 0) | (np.diff(rows) != 1)) + 1
-        pieces = []
-        for part in np.split(np.arange(len(lines)), borders):
-            opened = self._open(int(shards[part[0]]))
-            assert opened is not None
-            pieces.append(opened[rows[part[0]] : rows[part[-1]] + 1])
-        return pieces
+        borders = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(lines)]
+        return [self._piece(int(shards[start]), rows[start], stop - start) for start, stop in pairwise(borders)]
+
+    def _piece(self, shard: int, row: int, n_rows: int) -> NDArray[np.floating[Any]]:
+        """Return rows of a shard (n_rows, n_bins, n_frames)."""
+        opened = self._open(shard)
+        assert opened is not None
+        return opened[row : row + n_rows]
 
     def whole_shard(self, lines: Lines, prefix: str) -> Shard | None:
         """Return the shard of that prefix that is these lines and no others, in order, and lies where it should."""

@@ -1,6 +1,7 @@
 """What an earlier run made of a recording is found by content, as a search line by line finds it."""
 
 import hashlib
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,9 @@ def expected_ids(recordings, clip_id, content):
 @given(recordings, asked)
 def test_recordings_are_found_as_one_by_one(recordings, asked):
     previous = previous_of(recordings)
+    assert previous.clip_ids().to_pylist() == [clip_id for clip_id, _, _ in recordings]
+    # As a worker gets it.
+    previous = pickle.loads(pickle.dumps(previous, protocol=5))
     starts, stops = previous.find([sha256(content) for _, content in asked], [clip_id for clip_id, _ in asked])
     n_lines = {clip_id: n for clip_id, _, n in recordings}
 

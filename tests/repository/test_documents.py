@@ -48,7 +48,7 @@ def test_every_reason_to_reject_a_recording_is_explained():
     reasons = {first or second for first, second in re.findall(pattern, code, re.MULTILINE)}
     table = (ROOT / "docs" / "files.md").read_text(encoding="utf-8").split("| file |")[0]
 
-    assert {"truncated", "quiet", "unread format", "same id"} <= reasons
+    assert {"truncated", "quiet", "unread format", "same id", "loop"} <= reasons
     assert {reason for reason in reasons if f"`{reason}`" not in table} == set()
 
 

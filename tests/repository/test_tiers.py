@@ -28,6 +28,8 @@ CORE = [
     "artifact",
     "bucket",
     "child",
+    "clips",
+    "columns",
     "command",
     "containers",
     "corpus",
@@ -97,12 +99,14 @@ extractor, normaliser = LogSpectrogramExtractor(512, 256), MinMaxNormaliser(0, 1
 saver = Saver(f"{out}/spectrograms", f"{out}/min_max_values.parquet")
 pipeline = PreprocessingPipeline(Loader(22050, 0.74), Padder(), extractor, normaliser, saver)
 report = pipeline.preprocess(folder)
+reused = pipeline.preprocess(folder).counts["reused"]
 store = Store(saver.folder, saver.table_path)
 store.verify()
 line = store.table.to_pylist()[0]
 S_db = normaliser.denormalise(store.rows([0])[0], line["min_db"], line["max_db"])
 y = extractor.invert(S_db, pipeline.loader.n_samples)
-print(json.dumps({"counts": report.counts, "first": line["clip_id"], "n_samples": len(y), "peak": float(abs(y).max())}))
+found = {"counts": report.counts, "first": line["clip_id"], "n_samples": len(y), "peak": float(abs(y).max())}
+print(json.dumps({**found, "reused": reused, "pandas": "pandas" in sys.modules}))
 """
 
 
@@ -162,6 +166,9 @@ def test_the_core_preprocesses_real_files_and_comes_back(pytestconfig, tmp_path,
     assert found["counts"]["rows"] == 6
     assert (found["first"], found["n_samples"]) == ("a sine.flac", 16317)
     assert 0.1 < found["peak"] < 2.0
+    assert found["reused"] == 6
+    # Which is installed, and which Arrow imports wherever it sees a chance.
+    assert not found["pandas"]
     # As with everything installed.
     make_pipeline("parent").preprocess(folder)
     assert digest(tmp_path / "child") == digest(tmp_path / "parent")
