@@ -16,8 +16,8 @@ STACKED = 16
 # Samples before and after a stretch of segments that its resampling hears, at the lower of both rates. With a quarter
 # of it, what the filter has not heard is below the rounding of float32.
 _CONTEXT = 1024
-# How many segments are resampled as one stretch, and how many values of the source that may be: with fewer segments more
-# samples are heard a second time, more of them outgrow the cache.
+# How many segments are resampled as one stretch, and how many values of the source that may be: with fewer segments
+# more samples are heard a second time, more of them outgrow the cache.
 _STRETCH_SEGMENTS = 32
 _STRETCH_VALUES = 1 << 20
 
