@@ -1,4 +1,4 @@
-"""Resampling by soxr: whole recordings, and segments of long ones, each to the bytes that follow from it alone."""
+"""Resampling by soxr: whole recordings, and stretches of long ones, each to the bytes that follow from it alone."""
 
 import math
 from collections.abc import Iterator
