@@ -7,9 +7,9 @@ on a folder of sounds, or with the Free Spoken Digit Dataset's `recordings` in `
 sounds (again and again under other names, if `--clips` wants more), as they are and once more at 22,050 Hz; `--long N`
 is N recordings of an hour each, of these sounds one after the other, of which all segments are wanted. Each is a table.
 
-Each measurement runs in processes of its own, one thread each, in alternating order: a few sounds first, which takes
-the start-up (imports, worker processes, Ray), then all of them, which is what is measured. Medians over `--repeats`,
-and medians of the ratios within a repeat.
+Each measurement runs in processes of its own, one thread each, in alternating order: some sounds first, a unit of work
+for each worker, which takes the start-up (imports, worker processes, Ray), then all of them, which is what is measured.
+Medians over `--repeats`, and medians of the ratios within a repeat.
 
 The contenders
 --------------
@@ -47,8 +47,8 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS, DURATION_S, LOOP, PEERS, POOL, RATE, SHORT_ONLY, Settings, one_thread
 
 Results = dict[str, list[dict[str, float]]]
-# Of the pass that takes the start-up.
-WARM_CLIPS = 32
+# Of the pass that takes the start-up, for each worker: as many as fill one of our units of work.
+WARM_CLIPS = 512
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -58,7 +58,8 @@ def measure(arguments: argparse.Namespace) -> None:
         warm, few, out = (Path(scratch, name) for name in ("warm", "few", "out"))
         for folder in (warm, few, out):
             folder.mkdir()
-        for path in islice(sorted(arguments.corpus.iterdir()), 1 if arguments.is_long else WARM_CLIPS):
+        n_few = 1 if arguments.is_long else arguments.workers * WARM_CLIPS
+        for path in islice(sorted(arguments.corpus.iterdir()), n_few):
             (few / path.name).symlink_to(path)
         run(few, warm)
         start_s, before, cpu_s, started = time.time() - arguments.started, _peaks(), _cpu_s(), time.perf_counter()

@@ -72,6 +72,15 @@ def opened(source: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
         raise AudioError("too large", "decoding it takes more memory than there is") from error
 
 
+def read_small(raw: BinaryIO, n_bytes: int) -> bytes | None:
+    """Return all of an open file that has fewer bytes than that, or None."""
+    size = raw.seek(0, os.SEEK_END)
+    raw.seek(0)
+    # One more than it has, since to ask for as many as it may have takes memory for them.
+    content = raw.read(size + 1) if size < n_bytes else b""
+    return content if len(content) == size else None
+
+
 def decoder(raw: BinaryIO) -> SoundFile:
     """Return what decodes an open file from its start."""
     demuxer = identify(_reader(raw))

@@ -25,21 +25,26 @@ from pipeline.decoder import (
     is_trusted,
     library_of,
     opened,
+    read_small,
     read_start,
 )
 from pipeline.errors import AudioError
 from pipeline.recording import Facts, Recording
-from pipeline.resampler import STACKED, Quality, Window, count_resampled, resample_stacked, segment_window
+from pipeline.resampler import (
+    STACKED,
+    Quality,
+    Window,
+    count_resampled,
+    resample_stacked,
+    segment_window,
+    stretches,
+)
 from pipeline.silence import Heard, check_level, listen
 
 Fold = Literal["mean", "left", "right"]
 
 # A file below is read at once, which a plain WAV then needs no decoder for.
 _SMALL_BYTES = 1 << 18
-# How many segments of a long recording are resampled as one stretch, and how many values of the source that may be:
-# fewer segments hear more of their neighbours' samples for the second time, more outgrow the cache.
-_STRETCH_SEGMENTS = 32
-_STRETCH_VALUES = 1 << 20
 
 
 def count_samples(duration_s: float, sample_rate: int) -> int:
@@ -249,26 +254,15 @@ class Loader:
                 raise AudioError("changed", "the file was changed while it was read")
             enter(file, facts.entries)
             reader, offset = ForwardReader(file), facts.source_start
-            for stretch, window in self._stretches(facts, segments, step):
+            n_heard = facts.source_stop - offset
+            n_values = -(-self.n_samples * facts.source_rate // self.sample_rate) * facts.source_channels
+            for stretch in stretches(segments, n_values, is_resampled=facts.source_rate != self.sample_rate):
+                n_samples = (len(stretch) - 1) * step + self.n_samples
+                window = segment_window(n_heard, facts.source_rate, self.sample_rate, stretch.start * step, n_samples)
                 y = self._fold(reader.read(offset + window.start, offset + window.stop))
                 y = self._resample_window(y, window, facts.source_rate)
                 starts = [(index - stretch.start) * step for index in stretch if index in segments]
                 yield [y[:, start : start + self.n_samples] for start in starts]
-
-    def _stretches(self, facts: Facts, segments: range, step: int) -> Iterator[tuple[range, Window]]:
-        """Yield stretches of a recording that hold some segments: which ones, and what they are made of.
-
-        One that is resampled begins and ends where it does whatever is asked for, since soxr's last bits depend on it.
-        """
-        rate, n_heard = facts.source_rate, facts.source_stop - facts.source_start
-        n_source = -(-self.n_samples * rate // self.sample_rate) * facts.source_channels
-        n_at_once = max(1, min(_STRETCH_SEGMENTS, _STRETCH_VALUES // n_source))
-        is_resampled = rate != self.sample_rate
-        first = segments.start // n_at_once * n_at_once if is_resampled else segments.start
-        for start in range(first, segments.stop, n_at_once):
-            stop = start + n_at_once if is_resampled else min(start + n_at_once, segments.stop)
-            n_samples = (stop - start - 1) * step + self.n_samples
-            yield range(start, stop), segment_window(n_heard, rate, self.sample_rate, start * step, n_samples)
 
     def _resample_window(self, y: NDArray[np.float32], window: Window, rate: int) -> NDArray[np.float32]:
         """Return the samples that a window of a source is for."""
@@ -287,10 +281,9 @@ class Loader:
         """Return the start of a recording at its own rate."""
         # Opened once for both, so that the digest is of the bytes that are decoded.
         with opened(source) as raw:
-            content = raw.read(_SMALL_BYTES)
-            is_small = len(content) < _SMALL_BYTES and self.trim_db is None
-            wav = plain_wav.parse(content) if is_small else None
-            if wav is not None:
+            content = read_small(raw, _SMALL_BYTES) if self.trim_db is None else None
+            wav = plain_wav.parse(content) if content is not None else None
+            if content is not None and wav is not None:
                 sha256 = hashlib.sha256(content).hexdigest()
                 n_wanted = count_samples(self.duration_s, wav.rate)
                 found = Decoded(wav.start(n_wanted), wav.rate, len(wav.samples), "libsndfile")
@@ -301,7 +294,8 @@ class Loader:
                 sha256 = file_hash(raw)
                 found = self._decode(raw) if self.trim_db is None else self._decode_heard(raw, progress)
         self._check_length(len(found.samples), found.rate)
-        check_values(found.samples)
+        if wav is None or not wav.is_integer:
+            check_values(found.samples)
         n_channels = found.samples.shape[1]
         y = self._fold(found.samples)
         if self.min_level_db is not None:
@@ -355,4 +349,9 @@ class Loader:
             resampled = resample_stacked([y[place] for place in places], rate, self.sample_rate, self.quality)
             for place, each in zip(places, resampled, strict=True):
                 y[place] = each
-        return [replace(recording, y=each[:, : self.n_samples]) for recording, each in zip(recordings, y, strict=True)]
+        return [
+            recording
+            if each is recording.y and each.shape[1] <= self.n_samples
+            else replace(recording, y=each[:, : self.n_samples])
+            for recording, each in zip(recordings, y, strict=True)
+        ]

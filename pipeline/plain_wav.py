@@ -30,6 +30,11 @@ class PlainWav(NamedTuple):
     rate: int
     full_scale: float
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether no sample can be beyond full scale, or be no number."""
+        return self.full_scale != 1
+
     def start(self, n_samples: int) -> NDArray[np.float32]:
         """Return the first samples as float32, full scale being 1."""
         samples = self.samples[:n_samples].astype(np.float32)

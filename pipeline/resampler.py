@@ -1,6 +1,7 @@
-"""Resampling by soxr: whole recordings, and segments of long ones, each to the bytes that follow from it alone."""
+"""Resampling by soxr: whole recordings, and stretches of long ones, each to the bytes that follow from it alone."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,10 @@ STACKED = 16
 # Samples before and after a stretch of segments that its resampling hears, at the lower of both rates. With a quarter
 # of it, what the filter has not heard is below the rounding of float32.
 _CONTEXT = 1024
+# How many segments are resampled as one stretch, and how many values of the source that may be: with fewer segments
+# more samples are heard a second time, more of them outgrow the cache.
+_STRETCH_SEGMENTS = 32
+_STRETCH_VALUES = 1 << 20
 
 
 def count_resampled(n_samples: int, rate: int, sample_rate: int) -> int:
@@ -88,3 +93,22 @@ def segment_window(source_samples: int, rate: int, sample_rate: int, start: int,
         start - n_periods * period,
         stop - start,
     )
+
+
+def stretches(segments: range, n_values: int, is_resampled: bool) -> Iterator[range]:
+    """Yield stretches of segments that are decoded together, and hold all that are asked for.
+
+    One that is resampled begins and ends where it does whatever is asked for, since soxr's last bits depend on it.
+
+    Parameters
+    ----------
+    segments : range
+        Which are asked for.
+    n_values : int
+        Of the source that one segment is made of.
+    is_resampled : bool
+    """
+    n_at_once = max(1, min(_STRETCH_SEGMENTS, _STRETCH_VALUES // n_values))
+    first = segments.start // n_at_once * n_at_once if is_resampled else segments.start
+    for start in range(first, segments.stop, n_at_once):
+        yield range(start, start + n_at_once if is_resampled else min(start + n_at_once, segments.stop))

@@ -5,7 +5,7 @@ What is here, and in the parts that it puts together, says which numbers come ou
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from pipeline.normaliser import MinMaxNormaliser
 from pipeline.padder import Padder
 from pipeline.recording import Facts, Recording
 from pipeline.reuse import Lines, Previous
-from pipeline.room import join, room
+from pipeline.room import join, keep_memory, room
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.store import Saver
 from pipeline.units import Survey, Surveyed, Unit, UnitResult
@@ -37,8 +37,7 @@ _OF_RECORDING = "sha256 source_rate source_channels source_samples source_start 
 ROW_SCHEMA = pa.schema([column for column in TABLE_SCHEMA if column.name not in LATE_COLUMNS])
 
 
-@dataclass(frozen=True)
-class _Rows:
+class _Rows(NamedTuple):
     """Normalised spectrograms (n, n_bins, n_frames) and what their lines say of each."""
 
     x: NDArray[np.float32]
@@ -48,7 +47,7 @@ class _Rows:
     gain_db: NDArray[np.float32]
 
     def part(self, start: int, stop: int) -> "_Rows":
-        return _Rows(*(values[start:stop] for values in (self.x, self.min_db, self.max_db, self.peak, self.gain_db)))
+        return _Rows(*[values[start:stop] for values in self])
 
 
 class ShardMaker:
@@ -106,6 +105,7 @@ class ShardMaker:
 
     def make(self, unit: Unit) -> UnitResult:
         """Make one shard. Pure but for the file it writes: any worker gives the same bytes."""
+        keep_memory()
         room.clear()
         draft = _Draft(self._previous, rejected=[*unit.condemned])
         starts, stops = self._find(unit)

@@ -1,5 +1,7 @@
 """LogSpectrogramExtractor: signals to log-magnitude spectrograms in dB, and back to sound."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,13 +10,36 @@ from pipeline.inversion import invert_magnitude
 
 # 10 log10(p) as a multiple of ln(p): NumPy has a vectorised float32 logarithm to base e, and none to base 10.
 _DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
+# How many values of frames are transformed at a time: more outgrow the cache.
+_BLOCK_VALUES = 1 << 15
+
+
+class _Memory(NamedTuple):
+    """Of a block of frames, samples, spectrum, the same in single precision, and squares; of a signal, all levels."""
+
+    samples: NDArray[np.float64]
+    spectrum: NDArray[np.complex128]
+    narrow: NDArray[np.complex64]
+    squares: NDArray[np.float32]
+    levels: NDArray[np.float32]
+
+    def part(self, start: int, stop: int) -> "_Memory":
+        """Return memory for frames of a signal that are a block."""
+        n_block = stop - start
+        return _Memory(
+            self.samples[:n_block],
+            self.spectrum[:n_block],
+            self.narrow[:n_block],
+            self.squares[:n_block],
+            self.levels[start:stop],
+        )
 
 
 class LogSpectrogramExtractor:
     """Log-magnitude of the short-time Fourier transform, as `librosa.amplitude_to_db(abs(librosa.stft(y)))`.
 
     Frames are centred, the signal padded with zeros, the window Hann's. Transforms are computed in double, since
-    in single precision bins 80 dB below a frame's peak miss by a hundredth of a dB; the logarithm in single.
+    in single precision bins 80 dB below a frame's peak miss by a hundredth of a dB; power and logarithm in single.
 
     Parameters
     ----------
@@ -53,8 +78,9 @@ class LogSpectrogramExtractor:
         self.top_db = float(top_db)
         self._ref_db = np.float32(20.0 * np.log10(max(amin, ref)))
         self._floor_db = np.float32(20.0 * np.log10(amin)) - self._ref_db
-        # Periodic, as `scipy.signal.get_window("hann", n_fft)`, whose import takes a second of each worker.
-        self._window = np.hanning(n_fft + 1)[:-1]
+        # Periodic, as `scipy.signal.get_window("hann", n_fft)`, whose import takes a second of each worker. As often as
+        # there are frames in a block: to multiply by one again and again takes half as long again.
+        self._windows = np.tile(np.hanning(n_fft + 1)[:-1], (max(1, _BLOCK_VALUES // n_fft), 1))
 
     @property
     def n_bins(self) -> int:
@@ -88,38 +114,59 @@ class LogSpectrogramExtractor:
         n_samples = y.shape[-1]
         shape = (*y.shape[:-1], self.n_bins, self.n_frames(n_samples))
         S_db = np.empty(shape, dtype=np.float32) if out is None else out
-        padded = np.zeros(n_samples + self.n_fft, dtype=np.float32)
-        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
-        # One call a signal: its frames fit the cache, and its bytes cannot depend on its neighbours.
+        padded = np.zeros(n_samples + self.n_fft)
+        # As `sliding_window_view(padded, n_fft)[::hop_length]`, which takes as long as a clip's logarithms.
+        strides = (self.hop_length * padded.itemsize, padded.itemsize)
+        frames: NDArray[np.float64] = np.ndarray((shape[-1], self.n_fft), np.float64, padded, strides=strides)
+        memory, n_before = self._memory(len(frames)), self.n_fft // 2
+        # Signal by signal: its frames stay in the cache, and its bytes cannot depend on its neighbours.
         with np.errstate(divide="ignore"):  # where power is zero, its logarithm falls below the floor
-            for signal, power in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
-                padded[self.n_fft // 2 : self.n_fft // 2 + n_samples] = signal
+            for signal, found in zip(y.reshape(-1, n_samples), S_db.reshape(-1, *S_db.shape[-2:]), strict=True):
                 n_heard = self._count_heard(signal)
-                self._power(frames[:n_heard], power[:, :n_heard])
-                power[:, n_heard:] = 0.0
-                self._to_db(power)
+                # As far as those frames reach; behind all signals there are zeros.
+                n_used = min(n_samples, (n_heard - 1) * self.hop_length + self.n_fft - n_before)
+                padded[n_before : n_before + n_used] = signal[:n_used]
+                levels = self._levels(frames[:n_heard], memory)
+                floor = max(levels.max() - np.float32(self.top_db), self._floor_db)
+                found[:, :n_heard] = np.maximum(levels, floor, out=levels).T
+                found[:, n_heard:] = floor
         return S_db
 
     def _count_heard(self, signal: NDArray[np.float32]) -> int:
-        """Return the frames up to the last that is not all zeros: those of a padded clip's end need no transform."""
-        last: int = (signal != 0).tobytes().rfind(1)
+        """Return the frames up to the last that is not all zeros, at least one: the rest of them need no transform."""
+        last: int = len(signal) - 1 if signal[-1:].any() else (signal != 0).tobytes().rfind(1)
         return min(self.n_frames(len(signal)), 1 + (last + self.n_fft // 2) // self.hop_length)
 
-    def _power(self, frames: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Put the power of frames (n_frames, n_fft) into `out` (n_bins, n_frames)."""
-        # Of columns, so that the transform writes frames side by side, as `out` has them.
-        spectrum = np.empty((self.n_fft // 2 + 1, len(frames)), dtype=np.complex128)
-        np.fft.rfft((frames * self._window).T, axis=0, out=spectrum)
-        power = np.square(spectrum.real[: self.n_bins])
-        power += np.square(spectrum.imag[: self.n_bins])
-        out[...] = power
+    def _memory(self, n_frames: int) -> _Memory:
+        """Return memory for signals of as many frames."""
+        n_block = min(n_frames, len(self._windows))
+        return _Memory(
+            np.empty((n_block, self.n_fft)),
+            np.empty((n_block, self.n_fft // 2 + 1), dtype=np.complex128),
+            np.empty((n_block, self.n_bins), dtype=np.complex64),
+            np.empty((n_block, self.n_bins), dtype=np.float32),
+            np.empty((n_frames, self.n_bins), dtype=np.float32),
+        )
 
-    def _to_db(self, power: NDArray[np.float32]) -> None:
-        """Turn power into dB, floored at `amin` and at `top_db` below its maximum."""
-        np.log(power, out=power)
-        power *= _DB_PER_NEPER
-        power -= self._ref_db
-        np.maximum(power, max(power.max() - np.float32(self.top_db), self._floor_db), out=power)
+    def _levels(self, frames: NDArray[np.float64], memory: _Memory) -> NDArray[np.float32]:
+        """Return the dB of frames (n_frames, n_fft), without a floor, shape (n_frames, n_bins)."""
+        for start in range(0, len(frames), len(self._windows)):
+            some = frames[start : start + len(self._windows)]
+            block = memory.part(start, start + len(some))
+            # To copy first takes less time than to multiply frames that overlap.
+            np.copyto(block.samples, some)
+            np.multiply(block.samples, self._windows[: len(some)], out=block.samples)
+            np.fft.rfft(block.samples, out=block.spectrum)
+            np.copyto(block.narrow, block.spectrum[:, : self.n_bins], casting="same_kind")
+            np.square(block.narrow.real, out=block.levels)
+            np.square(block.narrow.imag, out=block.squares)
+            np.add(block.levels, block.squares, out=block.levels)
+        levels = memory.levels[: len(frames)]
+        np.log(levels, out=levels)
+        levels *= _DB_PER_NEPER
+        if self._ref_db:
+            levels -= self._ref_db
+        return levels
 
     def magnitude(self, S_db: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return magnitudes (..., n_fft // 2 + 1, n_frames) of spectrograms in dB; a dropped bin is at the floor."""

@@ -8,7 +8,7 @@ import soundfile as sf
 import soxr
 
 from pipeline import loader as loading
-from pipeline import planner
+from pipeline import planner, resampler
 from pipeline.corpus import list_clips
 from pipeline.errors import AudioError, ParameterError
 from pipeline.loader import Loader
@@ -86,7 +86,7 @@ def test_stretches_join_to_the_resampled_whole(tmp_path, rng):
     expected = soxr.resample(y, 8000, 22_050)
     found = read_all(write(tmp_path / "a.wav", y, 8000, subtype="FLOAT"))
 
-    assert len(found) > 3 * loading._STRETCH_SEGMENTS
+    assert len(found) > 3 * resampler._STRETCH_SEGMENTS
     np.testing.assert_allclose(joined(found, len(expected)), expected, rtol=0, atol=2e-6)
 
 
@@ -94,7 +94,7 @@ def test_stretches_join_to_the_resampled_whole(tmp_path, rng):
 @pytest.mark.parametrize("mono", [True, False])
 def test_each_segment_is_the_same_whichever_are_asked_for(tmp_path, rng, monkeypatch, rate, mono):
     # So that there are several stretches, and some that are asked for in part.
-    monkeypatch.setattr(loading, "_STRETCH_SEGMENTS", 8)
+    monkeypatch.setattr(resampler, "_STRETCH_SEGMENTS", 8)
     path = write(tmp_path / "a.wav", rng.uniform(-0.9, 0.9, (15 * rate, 2)), rate)
     loader = Loader(mono=mono)
     whole = read_all(path, loader=loader)
