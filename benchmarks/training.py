@@ -37,6 +37,7 @@ from training.params import Params
 CONTENDERS = {
     "keras.Model.fit, one process": ("keras", 1),
     "ours, one process": ("ours", 1),
+    "ours, one process, products in bfloat16": ("bfloat16", 1),
     "ours, two workers of half the cores": ("ours", 2),
 }
 
@@ -70,7 +71,12 @@ def measure(arguments: argparse.Namespace) -> None:
         with strategy.scope():
             autoencoder = Autoencoder(train.shape, **params.autoencoder.model_dump())
             autoencoder.compile(settings.learning_rate)
-            step = SynchronousStep(autoencoder.model, autoencoder.optimizer, strategy)
+            step = SynchronousStep(
+                autoencoder.model,
+                autoencoder.optimizer,
+                strategy,
+                precision="bfloat16" if arguments.measure == "bfloat16" else "float32",
+            )
 
         def run_epoch(epoch: int) -> None:
             step.train_epoch(train.training_slices(epoch, 0, settings.global_batch_size, rank, workers))
@@ -198,7 +204,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--share", type=int, metavar="WORKERS", help="of both, which share the cores; by default a preset's"
     )
-    parser.add_argument("--measure", choices=["keras", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=["keras", "ours", "bfloat16"], help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--seed-minutes", type=float, help="compare times to an error instead, see above")

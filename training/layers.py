@@ -1,14 +1,56 @@
-"""Convolutions without overlap, as matrix products. Keras and TensorFlow only.
+"""Dense layers, and convolutions without overlap, as matrix products of either precision. Keras and TensorFlow only.
 
 Where the kernel is as large as the stride, every value is looked at once, and the convolution is one product of all
 patches with the kernel. TensorFlow computes that several times faster than a convolution, and to the same numbers but
 for rounding. The classes are called as Keras' own are, since weights are filed under these names.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
+
+Precision = Literal["float32", "bfloat16"]
+
+_precision: ContextVar[Precision] = ContextVar("precision", default="float32")
+
+
+@contextmanager
+def multiply_in(precision: Precision) -> Iterator[None]:
+    """Let the layers that are called meanwhile, in this thread, multiply in a precision.
+
+    Weights, and what layers are given and return, are of the same type either way. With `bfloat16` both factors of a
+    product are rounded to 8 bits, and so is what comes of it; the gradients of such a product are computed alike.
+    `float32` leaves layers of double precision as they are.
+    """
+    token = _precision.set(precision)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def _multiply(a: Any, b: Any, transpose_b: bool = False) -> Any:
+    """Return the matrix product, in the precision of the moment."""
+    if _precision.get() == "float32":
+        return tf.matmul(a, b, transpose_b=transpose_b)
+    rounded = tf.matmul(tf.cast(a, tf.bfloat16), tf.cast(b, tf.bfloat16), transpose_b=transpose_b)
+    return tf.cast(rounded, a.dtype)
+
+
+@keras.saving.register_keras_serializable("generative_music")
+class Dense(keras.layers.Dense):  # type: ignore[misc]
+    """`keras.layers.Dense`, with the same arguments and weights."""
+
+    def call(self, inputs: Any) -> Any:
+        """Return the layer's output for inputs (n, n_values)."""
+        if _precision.get() == "float32":
+            return super().call(inputs)
+        outputs = _multiply(inputs, tf.convert_to_tensor(self.kernel))
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
 
 
 @keras.saving.register_keras_serializable("generative_music")
@@ -26,7 +68,7 @@ class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
             patches = tf.reshape(inputs, (-1, height // rows, rows, width // columns, columns * channels))
             patches = tf.transpose(patches, (0, 1, 3, 2, 4))
         size = rows * columns * channels
-        products = tf.matmul(tf.reshape(patches, (-1, size)), tf.reshape(kernel, (size, self.filters)))
+        products = _multiply(tf.reshape(patches, (-1, size)), tf.reshape(kernel, (size, self.filters)))
         return tf.reshape(products, (-1, height // rows, width // columns, self.filters))
 
 
@@ -41,7 +83,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):  # type: ignore[misc]
         _, height, width, channels = inputs.shape
         rows, columns = self.kernel_size
         kernel = tf.reshape(self.kernel, (rows * columns * self.filters, channels))
-        patches = tf.matmul(tf.reshape(inputs, (-1, channels)), kernel, transpose_b=True)
+        patches = _multiply(tf.reshape(inputs, (-1, channels)), kernel, transpose_b=True)
         if (rows, columns) != (1, 1):
             patches = tf.reshape(patches, (-1, height, width, rows, columns * self.filters))
             patches = tf.transpose(patches, (0, 1, 3, 2, 4))

@@ -140,7 +140,12 @@ def run_worker(
         autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())
         autoencoder.compile(learning_rate_schedule(settings, steps_per_epoch))
         step = SynchronousStep(
-            autoencoder.model, autoencoder.optimizer, strategy, autoencoder.architecture.beta, settings.seed
+            autoencoder.model,
+            autoencoder.optimizer,
+            strategy,
+            autoencoder.architecture.beta,
+            settings.seed,
+            precision=settings.precision,
         )
         progress = checkpoints.resume(autoencoder)
         if progress == Progress():

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import ParameterError
-from training.layers import Conv2D, Conv2DTranspose
+from training.layers import Conv2D, Conv2DTranspose, Dense
 
 # Keras' default of 0.99 needs some 500 steps to forget its start, which is most of a short training.
 _BATCH_NORM_MOMENTUM = 0.9
@@ -103,7 +103,7 @@ def build_encoder(architecture: Architecture) -> keras.Model:
         x = Conv2D(filters, kernel, strides, padding="same", use_bias=False, name=f"encoder_conv_{number}")(x)
         x = _normalise_and_activate(x, f"encoder_{{}}_{number}")
     x = keras.layers.Flatten(name="encoder_flatten")(x)
-    z = keras.layers.Dense(architecture.latent_space_dim, name="encoder_output")(x)
+    z = Dense(architecture.latent_space_dim, name="encoder_output")(x)
     return keras.Model(inputs, z, name="encoder")
 
 
@@ -111,7 +111,7 @@ def build_decoder(architecture: Architecture) -> keras.Model:
     """Return latent vector -> the encoder's layers backwards, transposed -> linear output."""
     shape = architecture.bottleneck_shape
     inputs = keras.Input((architecture.latent_space_dim,), name="decoder_input")
-    x = keras.layers.Dense(math.prod(shape), name="decoder_dense")(inputs)
+    x = Dense(math.prod(shape), name="decoder_dense")(inputs)
     x = keras.layers.Reshape(shape, name="decoder_reshape")(x)
     for number in range(len(architecture.conv_filters) - 1, 0, -1):
         x = Conv2DTranspose(
@@ -137,9 +137,7 @@ def join(encoder: keras.Model, decoder: keras.Model) -> keras.Model:
 def join_variational(encoder: keras.Model, decoder: keras.Model) -> keras.Model:
     """Return spectrograms and noise -> reconstructions of latent vectors that are drawn, and KL divergences."""
     mean = encoder.output
-    log_variance = keras.layers.Dense(mean.shape[1], name="encoder_log_variance")(
-        encoder.get_layer("encoder_flatten").output
-    )
+    log_variance = Dense(mean.shape[1], name="encoder_log_variance")(encoder.get_layer("encoder_flatten").output)
     noise = keras.Input(mean.shape[1:], name="noise")
     z = mean + keras.ops.exp(log_variance / 2) * noise
     # Of N(mean, variance) from N(0, 1), summed over the latent values.

@@ -41,6 +41,7 @@ class TrainSection(Section):
     learning_rate: Positive
     initialisation: Literal["pca", "random"]
     schedule: Literal["constant", "cosine"]
+    precision: Literal["float32", "bfloat16"]
     warmup_epochs: Annotated[float, Field(ge=0.0)]
     patience: Count
     shift_frames: Annotated[int, Field(ge=0)]

@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from training.layers import Precision, multiply_in
+
 
 class Errors(NamedTuple):
     """What a model got wrong, over all rows.
@@ -49,6 +51,8 @@ class SynchronousStep:
         Of the noise.
     compiled : bool, optional
         Whether XLA makes few kernels of a training step; by default where there are one replica and a GPU.
+    precision : {'float32', 'bfloat16'}
+        Of the products in a training step, as in `multiply_in`. Evaluation is always that of the model as it is saved.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class SynchronousStep:
         beta: float = 0.0,
         seed: int = 0,
         compiled: bool | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
@@ -66,6 +71,7 @@ class SynchronousStep:
         self._is_variational = len(model.inputs) > 1
         self._kl_weight = beta / math.prod(model.inputs[0].shape[1:])
         self._seed = seed
+        self._precision: Precision = precision
         self._optimizer = optimizer
         with self._strategy.scope():
             if not optimizer.built:
@@ -165,7 +171,7 @@ class SynchronousStep:
 
     def _differentiate(self, x: Any, noise: Any) -> tuple[Any, Any]:
         """Return this replica's errors, and its share of the gradients."""
-        with tf.GradientTape() as tape:
+        with multiply_in(self._precision), tf.GradientTape() as tape:
             x_hat, *divergences = self._apply(x, noise, training=True)
             errors = [tf.reduce_mean(tf.square(x_hat - x)), *(tf.reduce_mean(each) for each in divergences)]
             loss = errors[0] + self._kl_weight * errors[1] if divergences else errors[0]

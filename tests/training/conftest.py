@@ -47,6 +47,7 @@ TRAINING = {
     "initialisation": "random",
     "learning_rate": 5e-3,
     "schedule": "cosine",
+    "precision": "float32",
     "warmup_epochs": 0.5,
     "patience": 10,
     "shift_frames": 1,

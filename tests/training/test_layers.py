@@ -73,6 +73,7 @@ def test_weights_are_filed_as_those_of_keras_layers(tmp_path, monkeypatch):
     ours = Autoencoder((16, 8, 1), **network)
     monkeypatch.setattr("training.network.Conv2D", keras.layers.Conv2D)
     monkeypatch.setattr("training.network.Conv2DTranspose", keras.layers.Conv2DTranspose)
+    monkeypatch.setattr("training.network.Dense", keras.layers.Dense)
     theirs = Autoencoder((16, 8, 1), **network)
     theirs.model.save_weights(tmp_path / "their.weights.h5")
     ours.model.load_weights(tmp_path / "their.weights.h5")
@@ -94,6 +95,59 @@ def test_the_network_of_keras_layers_that_benchmarks_compare_with():
     assert [layer.name for layer in theirs.layers] == [layer.name for layer in ours.layers]
     np.testing.assert_allclose(theirs(x), ours(x), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(theirs(x, training=True), ours(x, training=True), rtol=1e-3, atol=1e-4)
+
+
+# --- products of lower precision
+
+
+def rounded(values):
+    """Return values with the 8 bits that bfloat16 keeps."""
+    return np.float64(tf.cast(tf.cast(tf.constant(np.float32(values)), tf.bfloat16), tf.float32))
+
+
+def layers_of_one_product(rng):
+    """Return layers with weights of 8 bits, and rows for each."""
+    dense, inner = layers.Dense(6), layers.Conv2D(6, 1, use_bias=False)
+    patches, back = layers.Conv2D(6, 4, 4, use_bias=False), layers.Conv2DTranspose(2, 4, 4, use_bias=False)
+    for layer, shape in ((dense, (7, 40)), (inner, (3, 4, 4, 9)), (patches, (3, 8, 12, 2)), (back, (3, 2, 3, 9))):
+        x = rng.normal(size=shape)
+        layer.build(x.shape)
+        layer.set_weights([rounded(rng.normal(size=weight.shape)) for weight in layer.get_weights()])
+        yield layer, x
+
+
+def test_factors_and_products_are_rounded_to_8_bits(rng):
+    """Of factors that have no more than that, the product is the exact one, but for its own last bit."""
+    for layer, x in layers_of_one_product(rng):
+        exact = layer(rounded(x).astype(np.float32)).numpy()
+        with layers.multiply_in("bfloat16"):
+            found = layer(x.astype(np.float32)).numpy()
+        products = found - layer.bias.numpy() if layer.use_bias else found
+
+        assert found.dtype == np.float32
+        # Not every processor sums in single precision.
+        np.testing.assert_allclose(found, exact, atol=2**-6 * np.abs(exact).max(), err_msg=layer.name)
+        np.testing.assert_allclose(products, rounded(products), atol=1e-5, err_msg=layer.name)
+        assert np.abs(found - layer(x.astype(np.float32))).max() > 1e-4, layer.name
+
+
+def test_the_precision_ends_with_its_block(rng):
+    for layer, x in layers_of_one_product(rng):
+        before = layer(x.astype(np.float32)).numpy()
+        with pytest.raises(RuntimeError, match="in the middle"), layers.multiply_in("bfloat16"):
+            raise RuntimeError("in the middle")
+        np.testing.assert_array_equal(layer(x.astype(np.float32)), before)
+
+
+def test_gradients_of_lower_precision_point_where_the_exact_ones_do(rng):
+    for layer, x in layers_of_one_product(rng):
+        exact = outputs_and_slopes(layer, x.astype(np.float32))
+        with layers.multiply_in("bfloat16"):
+            found = outputs_and_slopes(layer, x.astype(np.float32))
+        for each, expected in zip(found, exact, strict=True):
+            assert each.dtype == tf.float32
+            cosine = np.vdot(each, expected) / np.linalg.norm(each) / np.linalg.norm(expected)
+            assert 0.999 < cosine < 0.9999999, layer.name
 
 
 # --- Adam

@@ -56,6 +56,7 @@ def test_what_was_written_is_read(tmp_path, make_project):
         ({"train.schedule": "linear"}, "train.schedule='linear' should be 'constant' or 'cosine'"),
         ({"train.warmup_epochs": -1}, "train.warmup_epochs=-1 should be greater than or equal to 0"),
         ({"train.patience": 0}, "train.patience=0 should be greater than or equal to 1"),
+        ({"train.precision": "float16"}, "train.precision='float16' should be 'float32' or 'bfloat16'"),
         ({"train.shift_frames": -1}, "train.shift_frames=-1 should be greater than or equal to 0"),
         ({"train.target_shape": [256]}, "train.target_shape.1 is missing"),
         ({"train.target_shape": [256, 0]}, "train.target_shape.1=0 should be greater than or equal to 1"),

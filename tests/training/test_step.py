@@ -97,6 +97,33 @@ def test_compiled_it_is_the_same_step(batches, kind):
             np.testing.assert_allclose(compiled, plain, rtol=1e-9, atol=1e-12)
 
 
+def train_in(precision, batches):
+    """Return a network of matrix products after an epoch in a precision, its step, and the errors on the way."""
+    keras.utils.set_random_seed(2)
+    autoencoder = Autoencoder(SHAPE, **NETWORK | {"conv_kernels": [4, 1], "conv_strides": [4, 1]})
+    step = SynchronousStep(autoencoder.model, Adam(1e-2), precision=precision)
+    return autoencoder, step, step.train_epoch(batches).mse
+
+
+def test_in_lower_precision_it_is_nearly_the_same_step_and_the_same_each_time(batches):
+    (_, _, exact), (first, _, mse), (second, _, again) = (
+        train_in(precision, batches) for precision in ("float32", "bfloat16", "bfloat16")
+    )
+
+    assert mse == again != exact
+    assert mse == pytest.approx(exact, rel=0.02)
+    for found, expected in zip(values(second.model.weights), values(first.model.weights), strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_evaluation_is_of_the_network_as_it_is_saved(batches):
+    autoencoder, step, _ = train_in("bfloat16", batches)
+    x_hat, _ = autoencoder.reconstruct(batches[0])
+
+    assert step.evaluate(batches[:1]).mse == pytest.approx(np.mean((np.float64(x_hat) - batches[0]) ** 2), rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def in_double():
     """Return a step of plain gradient descent with a network of doubles."""
