@@ -118,7 +118,6 @@ def test_metrics_show(finished):
         "reports/preprocess/summary.json",
         "reports/train/metrics.json",
         "reports/evaluate/metrics.json",
-        "reports/generate/densities.csv",
         "reports/generate/metrics.json",
     }
     figures = shown["reports/evaluate/metrics.json"]["data"]
