@@ -17,6 +17,7 @@ from tests.training.test_sound import DESCRIPTION, PREPROCESSING
 from training import serving
 from training.autoencoder import Autoencoder
 from training.density import Density
+from training.flow import Flow
 from training.inference import CompiledAutoencoder
 from training.payload import DEFAULT_MAX_SECONDS, MAX_SECONDS, example_inputs, max_seconds
 from training.requests import Request, RequestError
@@ -155,6 +156,21 @@ def test_latent_vectors_of_which_the_decoder_makes_infinities(make_service):
     wanted = {"task": "decode", "latent": [[3e38, -3e38, 3e38, -3e38]]}
     with pytest.raises(RequestError, match=r"^inputs\[0\]\.latent: is so large that the decoder's numbers overflow$"):
         ask(make_service(), wanted)
+
+
+def test_a_flow_is_served_as_it_was_saved(networks, density, tmp_path):
+    rng = np.random.default_rng(5)
+    flow = Flow.identity(LATENT_DIM + 2, 2, rng)
+    flow.kernels_out[:] = rng.normal(size=flow.kernels_out.shape)
+    dataclasses.replace(density, flow=flow).save(tmp_path)
+    bent = Density.load(tmp_path)
+    service = Service(SoundAutoencoder(networks[1], DESCRIPTION), bent, 60.0)
+    (reply,) = ask(service, {"task": "generate", "count": 3, "seed": 7})
+    drawn = bent.sample(3, 7)
+
+    np.testing.assert_allclose(reply["latent"], drawn.z, rtol=1e-6)
+    np.testing.assert_allclose(reply["max_db"], drawn.max_db, rtol=1e-6)
+    assert np.abs(drawn.z - density.sample(3, 7).z).max() > 0.1
 
 
 def test_a_density_of_another_model(networks, density):
