@@ -93,7 +93,8 @@ def connect(verbose: bool = False) -> Iterator[int]:
 def _start(**options: Any) -> None:
     """Start a Ray of this process's own."""
     try:
-        ray.init(**options)
+        # Not without an address: that would join a cluster that was last started here, or wait for one that is gone.
+        ray.init(address="local", **options)
     except Exception as error:  # which class Ray raises itself, where its processes do not come up within 30 s
         ray.shutdown()
         reason = " ".join(str(error).split())

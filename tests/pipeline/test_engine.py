@@ -1,6 +1,7 @@
 import itertools
 import os
 import signal
+import sys
 
 import pytest
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RuntimeEnvSetupError, WorkerCrashedError
@@ -9,6 +10,7 @@ from pipeline import engine, planner
 from pipeline.errors import AudioError, ResourceError
 from pipeline.units import Survey
 from tests.pipeline.deadly import FatalLoader
+from tests.projects import ROOT, Project
 from tests.sounds import digest, write_corpus
 
 
@@ -52,6 +54,19 @@ def test_more_workers_than_cpus(wanted, cpus_each):
 
 def test_an_embedded_ray_reaches_this_machines_cpus(cpus):
     assert 1 <= cpus <= os.cpu_count()
+
+
+def test_an_embedded_ray_joins_no_cluster(tmp_path):
+    project = Project(tmp_path, tmp_path)
+    # Which Ray leaves of a head that was killed, and joins where nothing else is said.
+    note = project.ray / "ray" / "ray_current_cluster"
+    note.parent.mkdir(parents=True)
+    note.write_text("127.0.0.1:1")
+    code = "from pipeline import engine\nwith engine.connect() as cpus: print(cpus)"
+    output = project.run(sys.executable, "-c", code, timeout=120, PYTHONPATH=str(ROOT))
+    project.close()
+
+    assert 1 <= int(output) <= os.cpu_count()
 
 
 # --- mapping

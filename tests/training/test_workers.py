@@ -17,7 +17,7 @@ from training.workers import Room, is_drain
 @pytest.fixture(scope="module")
 def three_cpus():
     """A Ray of three CPUs on this machine."""
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
