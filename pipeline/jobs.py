@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import requests
@@ -64,7 +65,8 @@ def submit(module: str, arguments: list[str], versions: dict[str, str], cluster_
         told = Submission(socket.gethostname(), project, probe, versions, sys.stderr.isatty())
         given = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         try:
-            client.submit_job(
+            _submit(
+                client,
                 entrypoint=shlex.join(["python", "-m", "pipeline.submission", module, *arguments]),
                 submission_id=job,
                 runtime_env={
@@ -104,6 +106,18 @@ def connect() -> JobSubmissionClient:
     except (ConnectionError, RuntimeError, ValueError, KeyError, requests.RequestException) as error:
         reason = " ".join(str(error).split())
         raise ResourceError(f"RAY_ADDRESS={address}: no Ray job server answers there: {reason}") from error
+
+
+def _submit(client: JobSubmissionClient, **job: Any) -> None:
+    """Hand a job in, or say in one line why the server does not take it."""
+    try:
+        client.submit_job(**job)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        hint = ""
+        if "No available agent" in reason:
+            hint = "; where two Rays run on one machine, each wants a --dashboard-agent-listen-port of its own"
+        raise ResourceError(f"RAY_ADDRESS={cluster.address()}: the job server takes no job: {reason}{hint}") from error
 
 
 def _folders(cluster_folder: str | None) -> tuple[str, str]:

@@ -75,6 +75,8 @@ def _draw_spectrograms(figure: Any, axes: Any, store: Store, parts: Parts, which
     S_db = parts.to_db(store.rows(which), *extremes)
     extractor, sample_rate = parts.extractor, parts.loader.sample_rate
     seconds = S_db.shape[2] * extractor.hop_length / sample_rate
+    # At least a decibel, or the last bits of silence would have all colours.
+    lowest, highest = float(S_db.min()), max(float(S_db.max()), float(S_db.min()) + 1.0)
     kilohertz = extractor.n_bins * sample_rate / extractor.n_fft / 1000
     for place, line, picture in zip(axes, lines, S_db, strict=True):
         start_s = line["start_s"]
@@ -83,8 +85,8 @@ def _draw_spectrograms(figure: Any, axes: Any, store: Store, parts: Parts, which
             origin="lower",
             aspect="auto",
             extent=(start_s, start_s + seconds, 0.0, kilohertz),
-            vmin=float(S_db.min()),
-            vmax=float(S_db.max()),
+            vmin=lowest,
+            vmax=highest,
             cmap="magma",
             interpolation="nearest",
         )

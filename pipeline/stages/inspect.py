@@ -15,7 +15,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from pipeline import command
-from pipeline.errors import AudioError, CorpusError
+from pipeline.errors import AudioError, CorpusError, ParameterError, ResourceError
 from pipeline.params import PARAMS_FILE, PipelineParams, read_params
 from pipeline.parts import Parts
 from pipeline.paths import SPECTROGRAMS, TABLE
@@ -23,8 +23,8 @@ from pipeline.resampler import count_resampled
 from pipeline.store import Store
 from pipeline.summary import durations_s, first_lines
 
-# More segments than that are too narrow to see.
-_DRAWN = 12
+# More segments than that are too narrow to see, and too many lines to read.
+_SHOWN = 12
 
 
 def describe(store: Store) -> list[str]:
@@ -81,6 +81,16 @@ def write_sound(path: Path, store: Store, rows: NDArray[np.int64]) -> float:
     return n_total / rate
 
 
+def draw(path: Path, store: Store, rows: NDArray[np.int64]) -> None:
+    """Draw rows into a file."""
+    from pipeline.pictures import draw_rows  # noqa: PLC0415 - a second of Matplotlib
+
+    try:
+        draw_rows(path, store, rows)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def open_store(arguments: argparse.Namespace) -> Store:
     """Return the project's store, with its shards where `resources.storage` says, or the one that was asked for."""
     if arguments.folder is not None:
@@ -91,6 +101,8 @@ def open_store(arguments: argparse.Namespace) -> Store:
 
 def main(arguments: argparse.Namespace) -> None:
     """Show what was asked for."""
+    if arguments.clip_id is None and (arguments.picture or arguments.sound):
+        raise ParameterError("--picture and --sound are of one clip, and none is named")
     store = open_store(arguments)
     if arguments.verify:
         store.verify()
@@ -99,13 +111,13 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(f"inspect: {line}" for line in describe(store)))
         return
     rows = find(store, arguments.clip_id, arguments.channel)
-    for line in store.table.take(rows).to_pylist():
+    for line in store.table.take(rows[:_SHOWN]).to_pylist():
         print("inspect: " + ", ".join(f"{name} {value}" for name, value in line.items() if value is not None))
+    if len(rows) > _SHOWN:
+        print(f"inspect: and {len(rows) - _SHOWN} more segments")
     if arguments.picture:
-        from pipeline.pictures import draw_rows  # noqa: PLC0415 - a second of Matplotlib
-
-        draw_rows(arguments.picture, store, rows[:_DRAWN])
-        print(f"inspect: {arguments.picture}, {min(len(rows), _DRAWN)} of {len(rows)} segments")
+        draw(arguments.picture, store, rows[:_SHOWN])
+        print(f"inspect: {arguments.picture}, the first {min(len(rows), _SHOWN)} of {len(rows)} segments")
     if arguments.sound:
         print(f"inspect: {arguments.sound}, {write_sound(arguments.sound, store, rows):.2f} s")
 
@@ -115,7 +127,7 @@ if __name__ == "__main__":
     parser.add_argument("clip_id", nargs="?", help="a clip's path relative to the corpus (default: all of the store)")
     parser.add_argument("--channel", type=int, default=0, help="of a clip whose channels were not folded")
     parser.add_argument("--picture", type=Path, help="the PNG to draw")
-    parser.add_argument("--sound", type=Path, help="the WAV file to write what the spectrogram sounds like into")
+    parser.add_argument("--sound", type=Path, help="the WAV file (32-bit float) to write what it sounds like into")
     parser.add_argument("--verify", action="store_true", help="compare every file with its hash")
     parser.add_argument("--folder", type=Path, help=f"of another store than the project's, {SPECTROGRAMS}")
     parser.add_argument("--table", type=Path, default=TABLE, help="its table (default: %(default)s)")

@@ -147,3 +147,23 @@ def test_what_travels(path, travels):
 
     assert not excluded.match_file(".")
     assert excluded.match_file(path) != travels
+
+
+class Busy:
+    """A job server that takes none."""
+
+    def submit_job(self, **_):
+        raise RuntimeError(
+            "Request failed with status code 500: No available agent to submit job,\nplease try again later."
+        )
+
+
+def test_a_job_that_the_server_does_not_take(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    message = (
+        r"^RAY_ADDRESS=http://127\.0\.0\.1:8265: the job server takes no job: Request failed with status code 500: No "
+        r"available agent to submit job, please try again later\.; where two Rays run on one machine, each wants a "
+        r"--dashboard-agent-listen-port of its own$"
+    )
+    with pytest.raises(ResourceError, match=message):
+        jobs._submit(Busy(), entrypoint="true")

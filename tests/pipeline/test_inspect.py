@@ -80,6 +80,29 @@ def test_a_clip_as_picture_and_as_sound(tmp_path, stored, command):
     assert off.mean() < 0.1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--picture", "a.png"], "--picture and --sound are of one clip, and none is named"),
+        (["silent.wav", "--picture", "/nowhere/a.png"], "/nowhere/a.png: cannot be written: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_drawn(command, arguments, problem):
+    finished = command(*arguments)
+
+    assert finished.returncode == 1
+    assert finished.stderr == f"error: {problem}\n"
+
+
+def test_silence_has_one_colour(tmp_path, stored):
+    draw_rows(tmp_path / "silent.png", stored, inspect.find(stored, "silent.wav", 0))
+    picture = matplotlib.image.imread(tmp_path / "silent.png")
+    black = (picture[..., :3] < 0.02).all(axis=2)
+
+    # Two spectrograms of it fill most of the picture.
+    assert black.mean() > 0.4
+
+
 def test_a_clip_that_is_not_there(stored):
     with pytest.raises(CorpusError, match=r"holds no clip 'a/lonk\.wav'; did you mean 'a/long\.wav'\?$"):
         inspect.find(stored, "a/lonk.wav", 0)
