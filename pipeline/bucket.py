@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import platformdirs
 from pyarrow import fs
 
-from pipeline.errors import ResourceError, StoreError
+from pipeline.errors import ResourceError, StoreError, one_line
 from pipeline.storage import Content, Entry
 
 CACHE_VARIABLE = "GENERATIVE_MUSIC_CACHE"
@@ -210,7 +210,7 @@ class Bucket:
             except FileNotFoundError:
                 raise
             except OSError as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 if delay_s is None or _FINAL.search(reason):
                     raise ResourceError(f"{self.where(name)}: {problem}: {reason}") from error
                 # Not all workers at once.

@@ -16,7 +16,7 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError, RuntimeEnvSetupError
 
 import pipeline
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, one_line
 from pipeline.submission import IN_JOB
 
 # What nodes are sent, as lines of a `.rayignore`: the two packages and the parameters, and of those nothing hidden and
@@ -93,7 +93,7 @@ def join(**options: Any) -> None:
     except AuthenticationError as error:
         raise ResourceError(refused_token()) from error
     except (ConnectionError, ValueError, RuntimeError, RuntimeEnvSetupError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ResourceError(
             f"RAY_ADDRESS={wanted}: the cluster cannot be joined from this machine: {reason}"
         ) from error

@@ -15,7 +15,7 @@ import ray
 import ray.exceptions
 
 from pipeline import cluster, nodes, packages, versions
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, one_line
 from pipeline.narrowing import DEATHS, MAX_DEADLY, DiedError, Divisible, narrow
 from pipeline.params import PipelineParams, read_params
 from pipeline.submission import submission
@@ -97,7 +97,7 @@ def _start(**options: Any) -> None:
         ray.init(address="local", **options)
     except Exception as error:  # which class Ray raises itself, where its processes do not come up within 30 s
         ray.shutdown()
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ResourceError(
             f"Ray could not be started on this machine: {reason}; if it is busy with other work, run this again later"
         ) from error

@@ -47,3 +47,8 @@ class ModelError(GenerativeMusicError):
 
 class ResourceError(GenerativeMusicError):
     """The machine or the cluster lacks what was asked of it."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says in one line."""
+    return " ".join(str(error).split())

@@ -18,7 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipeline import cluster, command, storage
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, one_line
 from pipeline.paths import SPECTROGRAMS
 from pipeline.submission import VARIABLE, Submission
 
@@ -104,7 +104,7 @@ def connect() -> JobSubmissionClient:
     except AuthenticationError as error:
         raise ResourceError(cluster.refused_token()) from error
     except (ConnectionError, RuntimeError, ValueError, KeyError, requests.RequestException) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ResourceError(f"RAY_ADDRESS={address}: no Ray job server answers there: {reason}") from error
 
 
@@ -113,7 +113,7 @@ def _submit(client: JobSubmissionClient, **job: Any) -> None:
     try:
         client.submit_job(**job)
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         hint = ""
         if "No available agent" in reason:
             hint = "; where two Rays run on one machine, each wants a --dashboard-agent-listen-port of its own"

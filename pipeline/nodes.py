@@ -13,7 +13,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import packages, storage, versions
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, one_line
 
 _HINT = "docs/cluster.md says what nodes must share"
 # Nodes in one line.
@@ -81,7 +81,7 @@ def on_each(function: Callable[[], Found]) -> dict[Node, Found]:
         except ray.exceptions.RayError as error:
             # A node that has gone meanwhile gets no work either.
             if node in nodes():
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 raise ResourceError(f"node {node} could not be looked at: {reason}") from error
     return found
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.artifact import Dtype
-from pipeline.errors import ParameterError
+from pipeline.errors import ParameterError, one_line
 from pipeline.levels import Level
 from pipeline.loader import Fold
 from pipeline.normaliser import float16_error
@@ -215,7 +215,7 @@ def read_params(model: type[AnyParams], path: Path = PARAMS_FILE) -> AnyParams:
     except OSError as error:
         raise ParameterError(f"{path}: cannot be read: {error.strerror}") from error
     except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that no calendar has
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ParameterError(f"{path}: is not YAML: {reason}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: must hold sections of parameters, and holds {type(content).__name__}")

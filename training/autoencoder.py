@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ModelError, ParameterError
+from pipeline.errors import ModelError, ParameterError, one_line
 from training.adam import Adam
 from training.dataset import epoch_order
 from training.network import Architecture, build_decoder, build_encoder, join, join_variational
@@ -195,7 +195,7 @@ class Autoencoder:
                 self.model.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
             # After both shapes Keras writes out all values.
-            reason = " ".join(str(error).split()).partition(" Target variable:")[0]
+            reason = one_line(error).partition(" Target variable:")[0]
             raise ModelError(f"{path}: cannot be read as the weights of this architecture: {reason}") from error
 
     def set_output_bias(self, mean: float) -> None:

@@ -20,13 +20,13 @@ from mlflow.entities import LoggedModelStatus, Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, one_line
 from training import provenance
 from training.params import Params
 from training.payload import example_inputs
 from training.progress import CURVES, Epoch, Progress
 from training.tracking_origin import KEY_TAG, log_origin, note_experiment
-from training.tracking_server import check_answers, limit_waiting, one_line, without_password
+from training.tracking_server import check_answers, limit_waiting, without_password
 
 EXPERIMENT = "generative-music"
 WHEN_AWAY = "; run this again when it is back, or set MLFLOW_TRACKING_URI to another"

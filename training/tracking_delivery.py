@@ -17,12 +17,13 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
+from pipeline.errors import one_line
 from training import tracking
 from training.outbox import Outbox
 from training.params import Params
 from training.paths import CURVES, MODEL, outbox
 from training.progress import Epoch, Progress, read_curves
-from training.tracking_server import ServerAwayError, check_answers, one_line, without_password
+from training.tracking_server import ServerAwayError, check_answers, without_password
 
 RETRY_S = 10.0
 

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, one_line
 
 # MLflow itself would wait for 120 s, and try seven times more, for minutes in between.
 _WAITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
@@ -48,11 +48,6 @@ def check_answers(uri: str, advice: str = "") -> None:
 def without_password(uri: str) -> str:
     """Return an address as it may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says in one line."""
-    return " ".join(str(error).split())
 
 
 def _why_away(uri: str) -> str | None:

@@ -21,7 +21,7 @@ from ray.train.tensorflow import TensorflowTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import engine
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, one_line
 from pipeline.nodes import staying
 from training.loop import STOPPED, Job, train_worker
 from training.params import Params
@@ -72,7 +72,7 @@ def train(job: Job, params: Params, notes: str) -> None:
             if failures > resources.max_failures or late > _MAX_LATE_STARTS:
                 raise ResourceError(
                     f"training failed more than resources.max_failures={resources.max_failures} times: "
-                    + " ".join(str(error).split())[:_LONGEST_REASON]
+                    + one_line(error)[:_LONGEST_REASON]
                 ) from error
         print(f"train: {reason}; going on from the last checkpoint", flush=True)
         before, number = number, room.choose(PATIENCE_S, after_loss=True)
