@@ -12,6 +12,7 @@ N_MELS = 32
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 _QUIETEST = 1e-5
 _RESAMPLES = 2000
+_DRAWN_AT_ONCE = 1 << 22
 
 
 def spectral_convergence_db(
@@ -50,12 +51,35 @@ def bootstrap_interval(values: ArrayLike, groups: Sequence[str], seed: int) -> t
         Of each row: rows of one group are near each other, so that single rows would make the interval too narrow.
     seed : int
     """
+    low, high = bootstrap_intervals(np.asarray(values)[:, None], groups, seed)
+    return float(low[0]), float(high[0])
+
+
+def bootstrap_intervals(
+    values: ArrayLike, groups: Sequence[str], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of the 95 % bootstrap intervals of the means of columns, both of shape (n_columns,).
+
+    Parameters
+    ----------
+    values : array_like, shape (n, n_columns)
+    groups : sequence of str
+    seed : int
+        As for `bootstrap_interval`.
+    """
     _, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    sums, sizes = np.bincount(group_of, weights=np.asarray(values, dtype=np.float64)), np.bincount(group_of)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=_RESAMPLES)
-    low, high = np.percentile((drawn @ sums) / (drawn @ sizes), [2.5, 97.5])
-    return float(low), float(high)
+    sizes = np.bincount(group_of)
+    sums = np.zeros((len(sizes), np.shape(values)[1]))
+    np.add.at(sums, group_of, np.asarray(values, dtype=np.float64))
+    rng, shares = np.random.default_rng(seed), np.full(len(sizes), 1 / len(sizes))
+    means = np.empty((_RESAMPLES, sums.shape[1]))
+    # So many at a time that a large test set does not fill the memory.
+    step = max(1, _DRAWN_AT_ONCE // len(sizes))
+    for start in range(0, _RESAMPLES, step):
+        drawn = rng.multinomial(len(sizes), shares, size=min(step, _RESAMPLES - start))
+        means[start : start + step] = (drawn @ sums) / (drawn @ sizes)[:, None]
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return low, high
 
 
 def log_mel_statistics(magnitude: NDArray[np.float32], sample_rate: int) -> NDArray[np.float64]:

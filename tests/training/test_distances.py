@@ -6,6 +6,7 @@ from tests.sounds import N_SAMPLES, SAMPLE_RATE, sine
 from training.distances import (
     RESOLUTIONS,
     bootstrap_interval,
+    bootstrap_intervals,
     frechet_distance,
     log_mel_statistics,
     multi_resolution_stft_distance,
@@ -82,6 +83,16 @@ def test_rows_of_one_group_count_once(rng):
     assert bootstrap_interval(np.repeat(values, 10), np.repeat(groups, 10), 0) == pytest.approx(once, rel=1e-9)
     low, high = bootstrap_interval(np.repeat(values, 10), [str(number) for number in range(300)], 0)
     assert high - low < 0.5 * (once[1] - once[0])
+
+
+def test_columns_are_as_each_alone(rng, monkeypatch):
+    values, groups = rng.normal(size=(50, 3)), [str(number // 2) for number in range(50)]
+    alone = [bootstrap_interval(column, groups, 5) for column in values.T]
+
+    np.testing.assert_allclose(np.transpose(bootstrap_intervals(values, groups, 5)), alone, rtol=1e-12)
+    # However few are drawn at once.
+    monkeypatch.setattr("training.distances._DRAWN_AT_ONCE", 75)
+    np.testing.assert_allclose(np.transpose(bootstrap_intervals(values, groups, 5)), alone, rtol=1e-12)
 
 
 def test_one_group_has_no_width():

@@ -174,10 +174,18 @@ def test_the_tables_are_the_figures_in_parts(project, test_rows):
     assert [line["label"] for line in labels] == ["instrument0", "instrument1", "instrument2"]
     assert [int(line["clips"]) for line in labels] == [test_rows.labels.count(line["label"]) for line in labels]
     assert len(bands) == 16
+    groups = set(zip(test_rows.groups, test_rows.labels, strict=True))
     for name in ("test_mse", "pca_test_mse"):
         of_labels = np.average([float(each[name]) for each in labels], weights=[int(each["clips"]) for each in labels])
         assert of_labels == pytest.approx(figures[name], rel=1e-6)
         assert np.mean([float(each[name]) for each in bands]) == pytest.approx(figures[name], rel=1e-6)
+        for each in bands:
+            assert float(each[f"{name}_low"]) < float(each[name]) < float(each[f"{name}_high"])
+        for each in labels:
+            n_groups = len({group for group, label in groups if label == each["label"]})
+            assert int(each["groups"]) == n_groups
+            ends = each[f"{name}_low"], each[f"{name}_high"]
+            assert ends == ("", "") if n_groups == 1 else float(ends[0]) <= float(each[name]) <= float(ends[1])
 
 
 # --- generate

@@ -5,6 +5,7 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from training import tracking, tracking_origin
 from training.checkpoint import Checkpoints
 from training.codes import choose_rows
 from training.dataset import Spectrograms
-from training.distances import bootstrap_interval, multi_resolution_stft_distance, spectral_convergence_db
+from training.distances import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    multi_resolution_stft_distance,
+    spectral_convergence_db,
+)
 from training.metrics import (
     LinearAutoencoder,
     log_spectral_distance_db,
@@ -35,6 +41,8 @@ from training.trained import Trained
 
 _HEARD = 500
 _BANDS = 16
+# The model and PCA, by the prefixes of their figures.
+_COMPARED = ("", "pca_")
 
 
 @dataclass(frozen=True)
@@ -127,24 +135,33 @@ def summarise(
     return figures
 
 
-def write_tables(sound: SoundAutoencoder, test: Spectrograms, judged: Judged) -> list[Path]:
-    """Write errors per label and per frequency band as CSV, the model's beside PCA's, and return the files."""
-    labels = np.array([label or "" for label in test.labels], dtype=np.str_)
+def write_tables(sound: SoundAutoencoder, test: Spectrograms, judged: Judged, seed: int) -> list[Path]:
+    """Write errors per label and per frequency band as CSV, the model's beside PCA's, and return the files.
+
+    Each with its 95 % interval over groups; that of a label with one group is not known.
+    """
+    labels, groups = (np.array([each or "" for each in of], dtype=np.str_) for of in (test.labels, test.groups))
+    titles = [f"{name}test_mse{end}" for name in _COMPARED for end in ("", "_low", "_high")]
+    mse = np.column_stack([judged.mse(name) for name in _COMPARED])
     with LABELS.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["label", "clips", "test_mse", "pca_test_mse"])
+        writer.writerow(["label", "clips", "groups", *titles])
         for label in np.unique(labels):
             rows = labels == label
-            writer.writerow([label, rows.sum(), *(judged.mse(name)[rows].mean() for name in ("", "pca_"))])
+            n_groups = len(np.unique(groups[rows]))
+            ends = bootstrap_intervals(mse[rows], groups[rows].tolist(), seed) if n_groups > 1 else (["", ""], ["", ""])
+            triples = zip(mse[rows].mean(axis=0), *ends, strict=True)
+            writer.writerow([label, rows.sum(), n_groups, *chain.from_iterable(triples)])
     n_bins = judged.by_bin[""].shape[1]
     top_hz = sound.extractor.n_bins * sound.sample_rate / sound.extractor.n_fft
+    bands = np.array_split(np.arange(n_bins), min(_BANDS, n_bins))
+    by_band = np.column_stack([judged.by_bin[name][:, bins].mean(axis=1) for bins in bands for name in _COMPARED])
+    table = np.column_stack([by_band.mean(axis=0), *bootstrap_intervals(by_band, test.groups, seed)])
     with BANDS.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["frequency_hz", "test_mse", "pca_test_mse"])
-        for bins in np.array_split(np.arange(n_bins), min(_BANDS, n_bins)):
-            centre_hz = bins.mean() * top_hz / n_bins
-            errors = (judged.by_bin[name][:, bins].mean() for name in ("", "pca_"))
-            writer.writerow([f"{centre_hz:.0f}", *errors])
+        writer.writerow(["frequency_hz", *titles])
+        for bins, cells in zip(bands, table.reshape(len(bands), -1), strict=True):
+            writer.writerow([f"{bins.mean() * top_hz / n_bins:.0f}", *cells])
     return [LABELS, BANDS]
 
 
@@ -208,7 +225,7 @@ def main(arguments: argparse.Namespace) -> None:
     figures = summarise(sound, test, judged, heard, seed)
     TEST_METRICS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     written = write_examples(sound, test, Path(params.corpus.dir), params.evaluate.examples)
-    written += write_tables(sound, test, judged)
+    written += write_tables(sound, test, judged, seed)
     with stage_run(trained.description.training_key, params) as (client, run):
         tracking_origin.log_data(client, run.info.run_id, params.corpus.dir, test.store)
         tracking.log_report(client, run.info.run_id, figures, written, "evaluate")
