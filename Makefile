@@ -57,7 +57,7 @@ MODEL ?= models:/autoencoder@champion
 serve: PORT ?= 5001
 serve: $(STAMP) ## Serve the champion on this machine, at http://127.0.0.1:5001
 	@test -n "$${MLFLOW_TRACKING_URI:-}" || test -f mlflow.db || { echo "error: no model yet; make repro makes one" >&2; exit 1; }
-	@python -m training.served $(MODEL)
+	@python -m training.served $(MODEL) --port $(PORT)
 	MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port $(PORT)
 
 .PHONY: test

@@ -6,6 +6,7 @@ python -m pipeline.stages.inspect --verify
 """
 
 import argparse
+import csv
 import difflib
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline import command
 from pipeline.errors import AudioError, CorpusError, ParameterError, ResourceError
 from pipeline.params import PARAMS_FILE, PipelineParams, read_params
 from pipeline.parts import Parts
-from pipeline.paths import SPECTROGRAMS, TABLE
+from pipeline.paths import REJECTED, SPECTROGRAMS, TABLE
 from pipeline.resampler import count_resampled
 from pipeline.store import Store
 from pipeline.summary import durations_s, first_lines
@@ -40,6 +41,21 @@ def describe(store: Store) -> list[str]:
         *(f"{name}: {value}" for name, value in sorted(described.parameters.items())),
         "made with " + ", ".join(f"{name} {value}" for name, value in described.versions.items() if name != "simd"),
     ]
+
+
+def check_not_rejected(clip_id: str) -> None:
+    """Say of a clip that the preprocess stage has left out, why.
+
+    Raises
+    ------
+    CorpusError
+    """
+    if not REJECTED.exists():
+        return
+    with REJECTED.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if line["clip_id"] == clip_id:
+                raise CorpusError(f"{clip_id!r} was rejected: {line['reason']}: {line['detail']} ({REJECTED})")
 
 
 def find(store: Store, clip_id: str, channel: int) -> NDArray[np.int64]:
@@ -110,6 +126,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.clip_id is None:
         print("\n".join(f"inspect: {line}" for line in describe(store)))
         return
+    if arguments.folder is None:
+        check_not_rejected(arguments.clip_id)
     rows = find(store, arguments.clip_id, arguments.channel)
     for line in store.table.take(rows[:_SHOWN]).to_pylist():
         print("inspect: " + ", ".join(f"{name} {value}" for name, value in line.items() if value is not None))

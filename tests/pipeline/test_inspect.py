@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from pipeline.clips import Rejection
 from pipeline.errors import CorpusError
 from pipeline.pictures import draw_corpus, draw_rows
 from pipeline.spectrogram import LogSpectrogramExtractor
 from pipeline.stages import inspect
+from pipeline.stages.preprocess import write_report
 from tests.sounds import sine, write
 
 
@@ -110,6 +112,16 @@ def test_a_clip_that_is_not_there(stored):
         inspect.find(stored, "data/sounds/a/long.wav", 0)
     with pytest.raises(CorpusError, match=r"holds no channel 1 of clip 'silent\.wav'$"):
         inspect.find(stored, "silent.wav", 1)
+
+
+def test_a_clip_that_was_rejected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inspect.check_not_rejected("a, b.wav")
+    write_report({}, [Rejection("a, b.wav", "empty", "file holds no samples")])
+
+    inspect.check_not_rejected("b.wav")
+    with pytest.raises(CorpusError, match=r"^'a, b\.wav' was rejected: empty: file holds no samples \(reports/preproc"):
+        inspect.check_not_rejected("a, b.wav")
 
 
 def test_a_silent_clip_comes_back_silent(tmp_path, stored):

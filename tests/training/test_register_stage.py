@@ -1,6 +1,7 @@
 """The register stage with a real registry: which version is champion, why, and the way back."""
 
 import json
+import socket
 
 import pytest
 
@@ -109,3 +110,16 @@ def test_nothing_to_serve(project, database):
 
     assert finished.returncode == 1
     assert said(finished) == [f"error: MLflow at {uri}: Registered Model with name=autoencoder not found"]
+
+
+def test_a_port_that_is_taken(project, database):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        finished = python_m(
+            project, "training.served", "models:/autoencoder/1", "--port", str(port), MLFLOW_TRACKING_URI=database
+        )
+
+    assert finished.returncode == 1
+    assert said(finished) == [
+        f"error: port {port} of this machine: Address already in use; say another, as in make serve PORT=5002"
+    ]
