@@ -88,8 +88,8 @@ def map_svg(points: NDArray[np.float64], colours: Sequence[str]) -> str:
     return re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
 
 
-def figure_rows(figures: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Return the evaluation's figures as lines: name, the model's, PCA's; with intervals."""
+def figure_rows(figures: dict[str, float]) -> list[tuple[str, ...]]:
+    """Return the evaluation's figures as lines: name, the model's, PCA's, the difference; with intervals."""
     named = {
         "mse": ("mean squared error (normalised)", "{:.5f}"),
         "psnr_db": ("peak signal-to-noise ratio (dB)", "{:.1f}"),
@@ -100,10 +100,10 @@ def figure_rows(figures: dict[str, float]) -> list[tuple[str, str, str]]:
     rows = []
     for key, (name, form) in named.items():
         cells = []
-        for prefix in ("test_", "pca_test_"):
+        for prefix in ("test_", "pca_test_", "difference_test_"):
             values = [figures.get(f"{prefix}{key}{suffix}", math.nan) for suffix in ("", "_low", "_high")]
             cells.append("{} ({} to {})".format(*(form.format(value) for value in values)))
-        rows.append((name, cells[0], cells[1]))
+        rows.append((name, *cells))
     return rows
 
 

@@ -42,7 +42,7 @@ def page_path(tmp_path_factory):
             {"source": "here", "target": "there", "steps": [{**each, "share": n / 4} for n, each in enumerate(sounds)]}
         ],
         "moves": [],
-        "figures": [("mean squared error", "0.1", "0.2")],
+        "figures": [("mean squared error", "0.1", "0.2", "-0.1")],
         "points": points,
         "labels": list(colours.items()),
     }

@@ -161,8 +161,11 @@ def test_each_figure_lies_in_its_interval(project):
     figures = json.loads((project / TEST_METRICS).read_text())
     names = [name.removesuffix("_low") for name in figures if name.endswith("_low")]
 
-    assert len(names) == 10
+    assert len(names) == 15
     for name in names:
+        if name.startswith("difference_"):
+            of_model = name.removeprefix("difference_")
+            assert figures[name] == pytest.approx(figures[of_model] - figures[f"pca_{of_model}"], rel=1e-6, abs=1e-9)
         assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
     assert all(isinstance(value, int | float) for value in figures.values())
 

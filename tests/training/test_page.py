@@ -84,10 +84,14 @@ def test_figures_stand_beside_pcas_with_their_intervals():
     for key in ("mse", "psnr_db", "log_spectral_distance_db", "multi_resolution_stft", "spectral_convergence_db"):
         figures |= {
             f"{p}test_{key}{s}": v
-            for p, b in (("", 1), ("pca_", 4))
+            for p, b in (("", 1), ("pca_", 4), ("difference_", -3))
             for s, v in (("", b), ("_low", b + 1), ("_high", b + 2))
         }
     rows = figure_rows(figures)
 
     assert len(rows) == 5
-    assert rows[0][1:] == ("1.00000 (2.00000 to 3.00000)", "4.00000 (5.00000 to 6.00000)")
+    assert rows[0][1:] == (
+        "1.00000 (2.00000 to 3.00000)",
+        "4.00000 (5.00000 to 6.00000)",
+        "-3.00000 (-2.00000 to -1.00000)",
+    )

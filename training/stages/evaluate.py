@@ -113,25 +113,34 @@ def summarise(
     heard: tuple[NDArray[np.int64], dict[str, dict[str, NDArray[np.float64]]]],
     seed: int,
 ) -> dict[str, Any]:
-    """Return the means of all distances; those of the model and of PCA with their 95 % intervals over groups."""
+    """Return the means of all distances; those of the model, of PCA and of their difference with 95 % intervals.
+
+    Groups are drawn, so that what is near each other counts as one; and both models are judged on the same ones, so
+    that their difference is known better than either.
+    """
     min_db, max_db = test.extremes_db
     width = sound.normaliser.high - sound.normaliser.low
     groups = test.groups
     which, distances = heard
     figures: dict[str, Any] = {"test_clips": len(test), "pca_components": judged.linear.n_components}
     for name in judged.by_bin:
-        mse = judged.mse(name)
         # A normalised difference d is d * span / width dB.
-        figures[f"{name}test_mse_db"] = float((mse * ((max_db - min_db) / width) ** 2).mean())
-        if name == "mean_predictor_":
-            figures[f"{name}test_mse"] = float(mse.mean())
-            continue
-        psnr_db = 10 * np.log10(width**2 / np.maximum(mse, 1e-12))
-        for key, values in {"mse": mse, "psnr_db": psnr_db, **distances[name]}.items():
-            of_rows = groups if len(values) == len(groups) else [groups[row] for row in which]
+        mse_db = judged.mse(name) * ((max_db - min_db) / width) ** 2
+        figures[f"{name}test_mse_db"] = float(mse_db.mean())
+    figures["mean_predictor_test_mse"] = float(judged.mse("mean_predictor_").mean())
+
+    def measures(name: str) -> dict[str, NDArray[np.float64]]:
+        mse = judged.mse(name)
+        return {"mse": mse, "psnr_db": 10 * np.log10(width**2 / np.maximum(mse, 1e-12)), **distances[name]}
+
+    model, pca = (measures(name) for name in _COMPARED)
+    difference = {key: values - pca[key] for key, values in model.items()}
+    for name, of_rows in (("", model), ("pca_", pca), ("difference_", difference)):
+        for key, values in of_rows.items():
+            of_groups = groups if len(values) == len(groups) else [groups[row] for row in which]
             title = f"{name}test_{key}"
             figures[title] = float(values.mean())
-            figures[f"{title}_low"], figures[f"{title}_high"] = bootstrap_interval(values, of_rows, seed)
+            figures[f"{title}_low"], figures[f"{title}_high"] = bootstrap_interval(values, of_groups, seed)
     return figures
 
 

@@ -145,9 +145,10 @@ function interpolationCard(item) {
 function drawFigures() {
   if (!data.figures.length) return;
   document.getElementById("figures").hidden = false;
-  const head = make("tr", {}, make("th"), make("th", { scope: "col" }, "model"), make("th", { scope: "col" }, "PCA"));
-  const lines = data.figures.map(([name, model, pca]) =>
-    make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, model), make("td", {}, pca)));
+  const titles = ["model", "PCA", "model less PCA"].map((title) => make("th", { scope: "col" }, title));
+  const head = make("tr", {}, make("th"), ...titles);
+  const lines = data.figures.map(([name, ...cells]) =>
+    make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((cell) => make("td", {}, cell))));
   document.querySelector("#figures table").append(make("thead", {}, head), make("tbody", {}, ...lines));
 }
 
