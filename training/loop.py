@@ -135,23 +135,8 @@ def run_worker(
     store = job.open_store()
     train = Spectrograms(store, "train", settings.target_shape)
     validation = Spectrograms(store, "validation", settings.target_shape)
-    steps_per_epoch = len(train) // settings.global_batch_size
     with strategy.scope():
-        autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())
-        autoencoder.compile(learning_rate_schedule(settings, steps_per_epoch))
-        step = SynchronousStep(
-            autoencoder.model,
-            autoencoder.optimizer,
-            strategy,
-            autoencoder.architecture.beta,
-            settings.seed,
-            precision=settings.precision,
-        )
-        progress = checkpoints.resume(autoencoder)
-        if progress == Progress():
-            if rank == 0:
-                initialise(autoencoder, train, settings)
-            step.share_weights(is_source=rank == 0)
+        autoencoder, step, progress = _prepare(job, rank, train, strategy, checkpoints)
 
     def save(state: Progress) -> None:
         if rank == 0:
@@ -166,7 +151,7 @@ def run_worker(
         validated = step.evaluate(validation.evaluation_slices(rank=rank, num_workers=num_workers))
         if not math.isfinite(step.loss(trained) + step.loss(validated)):
             return None  # the driver sees that the last epoch left no checkpoint; another try would end the same way
-        samples_per_s = steps_per_epoch * settings.global_batch_size / seconds
+        samples_per_s = _steps_per_epoch(train, settings) * settings.global_batch_size / seconds
         progress = Progress((*progress.history, _epoch(progress, step, trained, validated, samples_per_s)))
         interruptible.save(progress)
         if report:
@@ -215,7 +200,7 @@ class Interruptible:
 
     def train_epoch(self, progress: Progress) -> tuple[Errors, float] | None:
         """Go on with an epoch to its end, and return its errors and seconds; None when orders were to stop."""
-        n_steps = len(self._train) // self._settings.global_batch_size
+        n_steps = _steps_per_epoch(self._train, self._settings)
         begun = progress.begun or Begun(0, (), 0.0)
         done, seconds, sums = begun.steps, begun.seconds, self._own_sums(begun)
         slices = self._slices(progress.epoch, done)
@@ -307,6 +292,33 @@ def check_cuda() -> None:
     """
     if not tf.test.is_built_with_cuda():
         raise ResourceError("resources.use_gpu=true, and the TensorFlow here knows no GPU: make install GPU=1")
+
+
+def _prepare(
+    job: Job, rank: int, train: Spectrograms, strategy: Any, checkpoints: Checkpoints
+) -> tuple[Autoencoder, SynchronousStep, Progress]:
+    """Return model and step as training begins or goes on with them, on every worker alike, and how far it is."""
+    settings = job.train
+    autoencoder = Autoencoder(train.shape, **job.autoencoder.model_dump())
+    autoencoder.compile(learning_rate_schedule(settings, _steps_per_epoch(train, settings)))
+    step = SynchronousStep(
+        autoencoder.model,
+        autoencoder.optimizer,
+        strategy,
+        autoencoder.architecture.beta,
+        settings.seed,
+        precision=settings.precision,
+    )
+    progress = checkpoints.resume(autoencoder)
+    if progress == Progress():
+        if rank == 0:
+            initialise(autoencoder, train, settings)
+        step.share_weights(is_source=rank == 0)
+    return autoencoder, step, progress
+
+
+def _steps_per_epoch(train: Spectrograms, settings: TrainSection) -> int:
+    return len(train) // settings.global_batch_size
 
 
 def _epoch(
