@@ -13,6 +13,8 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from training.exchange import sum_early
+
 Precision = Literal["float32", "bfloat16"]
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="float32")
@@ -47,9 +49,7 @@ class Dense(keras.layers.Dense):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:
         """Return the layer's output for inputs (n, n_values)."""
-        if _precision.get() == "float32":
-            return super().call(inputs)
-        outputs = _multiply(inputs, tf.convert_to_tensor(self.kernel))
+        outputs = _multiply(inputs, sum_early(self.kernel))
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 
 
@@ -59,6 +59,7 @@ class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Return the convolution of inputs (n, height, width, channels), without the bias."""
+        kernel = sum_early(kernel)
         _, height, width, channels = inputs.shape
         rows, columns = self.kernel_size
         if not _is_without_overlap(self) or height % rows or width % columns:
@@ -78,17 +79,28 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:
         """Return the transposed convolution of inputs (n, height, width, channels)."""
-        if not _is_without_overlap(self) or self.output_padding is not None:
-            return super().call(inputs)
+        outputs = self._transposed_convolution(inputs, sum_early(self.kernel))
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
+
+    def _transposed_convolution(self, inputs: Any, kernel: Any) -> Any:
         _, height, width, channels = inputs.shape
         rows, columns = self.kernel_size
-        kernel = tf.reshape(self.kernel, (rows * columns * self.filters, channels))
+        if not _is_without_overlap(self) or self.output_padding is not None:
+            return keras.ops.conv_transpose(
+                inputs,
+                kernel,
+                list(self.strides),
+                self.padding,
+                self.output_padding,
+                self.data_format,
+                self.dilation_rate,
+            )
+        kernel = tf.reshape(kernel, (rows * columns * self.filters, channels))
         patches = _multiply(tf.reshape(inputs, (-1, channels)), kernel, transpose_b=True)
         if (rows, columns) != (1, 1):
             patches = tf.reshape(patches, (-1, height, width, rows, columns * self.filters))
             patches = tf.transpose(patches, (0, 1, 3, 2, 4))
-        outputs = tf.reshape(patches, (-1, height * rows, width * columns, self.filters))
-        return self.activation(outputs + self.bias if self.use_bias else outputs)
+        return tf.reshape(patches, (-1, height * rows, width * columns, self.filters))
 
 
 def _is_without_overlap(layer: Any) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from training.exchange import early_sums
 from training.layers import Precision, multiply_in
 
 
@@ -114,8 +115,7 @@ class SynchronousStep:
         """
 
         def summed(rows: Any) -> Any:
-            _, gradients = self._differentiate(rows, self._noise(rows))
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            return self._differentiate(rows, self._noise(rows))[1]
 
         summed_gradients = tf.function(lambda rows: self._strategy.run(summed, args=(rows,)))(x)
         return [np.asarray(gradient) for gradient in summed_gradients]
@@ -158,25 +158,31 @@ class SynchronousStep:
         return self._mean_over_replicas(sums, counts)
 
     def _train_on_slice(self, x: Any) -> Any:
-        # The noise apart, since XLA draws other numbers.
-        errors = self._strategy.run(lambda rows: self._learn(rows, self._noise(rows)), args=(x,))
-        return self._strategy.experimental_local_results(errors)[0]
+        # Apart, since XLA draws other numbers.
+        noise = self._strategy.run(self._noise, args=(x,))
+        return self._learn(x, noise)
 
     def _learn_from(self, x: Any, noise: Any) -> Any:
         """Take a step, and return this replica's errors before it."""
-        errors, gradients = self._differentiate(x, noise)
-        # Keras sums the gradients over replicas before it applies them.
+        errors, gradients = self._strategy.run(self._differentiate, args=(x, noise))
+        # Not within `run`, where Keras would sum them over replicas once more.
         self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
-        return errors
+        return self._strategy.experimental_local_results(errors)[0]
 
     def _differentiate(self, x: Any, noise: Any) -> tuple[Any, Any]:
-        """Return this replica's errors, and its share of the gradients."""
-        with multiply_in(self._precision), tf.GradientTape() as tape:
+        """Return this replica's errors, and the gradients of the global batch."""
+        with multiply_in(self._precision), early_sums() as begun, tf.GradientTape() as tape:
             x_hat, *divergences = self._apply(x, noise, training=True)
             errors = [tf.reduce_mean(tf.square(x_hat - x)), *(tf.reduce_mean(each) for each in divergences)]
             loss = errors[0] + self._kl_weight * errors[1] if divergences else errors[0]
             loss = loss / self._replicas
-        return tf.stack(errors), tape.gradient(loss, self._model.trainable_variables)
+        gradients = tape.gradient(loss, self._model.trainable_variables)
+        if self._replicas > 1:
+            places = [place for place, each in enumerate(self._model.trainable_variables) if id(each) not in begun]
+            context, late = tf.distribute.get_replica_context(), [gradients[place] for place in places]
+            for place, summed in zip(places, context.all_reduce(tf.distribute.ReduceOp.SUM, late), strict=True):
+                gradients[place] = summed
+        return tf.stack(errors), gradients
 
     def _apply(self, x: Any, noise: Any, training: bool) -> Any:
         """Return reconstructions, and of a variational model divergences."""

@@ -44,6 +44,14 @@ def test_first_gradients(measured, kind):
 
 
 @of_each_kind
+def test_which_gradients_set_off_early(measured, kind):
+    one, two = measured
+    # Of each convolution, of the dense layers, and of none where none is large or nobody waits.
+    assert one[f"{kind} early"] == [0]
+    assert [found[f"{kind} early"] for found in two] == [[6 if kind == "early sums" else 0]] * 2
+
+
+@of_each_kind
 def test_three_epochs_of_sgd(measured, kind):
     one, two = measured
     moving = [name for name in names(one, f"{kind} sgd weight ") if "moving_" in name]
@@ -76,7 +84,7 @@ def test_all_start_with_the_weights_of_one(measured):
 @of_each_kind
 def test_twenty_steps_of_adam(measured, kind):
     one, two = measured
-    assert one[f"{kind} adam losses"].shape == (20, 1 + KINDS.index(kind))
+    assert one[f"{kind} adam losses"].shape == (20, 2 if kind == "variational" else 1)
     for found in two:
         for name in ("adam losses", "adam evaluation"):
             np.testing.assert_allclose(found[f"{kind} {name}"], one[f"{kind} {name}"], rtol=1e-5)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training import exchange
 from training.adam import Adam
 from training.autoencoder import Autoencoder
 from training.dataset import Spectrograms
@@ -17,7 +18,8 @@ from training.step import SynchronousStep
 ARCHITECTURE = {"conv_filters": (6, 6), "conv_kernels": (3, 3), "conv_strides": (2, (2, 1)), "latent_space_dim": 5}
 SHAPE = (8, 8, 1)
 GLOBAL_BATCH_SIZE = 8
-KINDS = ("deterministic", "variational")
+# The last has every kernel's gradient summed as soon as it is known, for which a kernel has to be large elsewhere.
+KINDS = ("deterministic", "variational", "early sums")
 
 
 def use(dtype):
@@ -54,6 +56,7 @@ def _batches(strategy, rank, number, dtype):
 
 def _build(strategy, optimizer, kind):
     keras.utils.set_random_seed(5)
+    exchange._LARGE_BYTES = 1 if kind == "early sums" else 1 << 20
     with strategy.scope():
         autoencoder = Autoencoder(SHAPE, **ARCHITECTURE, variational=kind == "variational")
         return autoencoder, SynchronousStep(autoencoder.model, optimizer(), strategy, beta=0.05, seed=6)
@@ -69,7 +72,8 @@ def _train_in_double(strategy, rank, kind):
     autoencoder, step = _build(strategy, lambda: keras.optimizers.SGD(0.1), kind)
     names = [variable.path for variable in autoencoder.model.trainable_variables]
     gradients = step.gradients(x[0])
-    found = {f"gradient {name}": gradient for name, gradient in zip(names, gradients, strict=True)}
+    found = {"early": _count_early(strategy, autoencoder)}
+    found |= {f"gradient {name}": gradient for name, gradient in zip(names, gradients, strict=True)}
     found["sgd losses"] = _numbers(step.train_epoch(x[np.roll(np.arange(6), epoch)]) for epoch in range(3))
     found |= {f"sgd weight {variable.path}": np.asarray(variable) for variable in autoencoder.model.variables}
     found["sgd evaluation"] = _numbers([step.evaluate(x)])
@@ -81,6 +85,20 @@ def _train_in_double(strategy, rank, kind):
         [np.random.default_rng(rank).normal(size=variable.shape).ravel() for variable in autoencoder.model.variables]
     )
     return found
+
+
+def _count_early(strategy, autoencoder):
+    """Return how many gradients are summed over replicas as soon as each is known."""
+    counted = []
+
+    def call():
+        with exchange.early_sums() as begun:
+            autoencoder.encoder(tf.zeros((1, *SHAPE), tf.float64))
+            autoencoder.decoder(tf.zeros((1, ARCHITECTURE["latent_space_dim"]), tf.float64))
+        counted.append(len(begun))
+
+    tf.function(lambda: strategy.run(call))()
+    return counted
 
 
 def _train_in_single(strategy, rank, kind):
