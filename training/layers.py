@@ -103,6 +103,13 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):  # type: ignore[misc]
         return tf.reshape(patches, (-1, height * rows, width * columns, self.filters))
 
 
+def has_overlap(layer: Any) -> bool:
+    """Return whether a layer, or one of a model's, is a convolution that is no matrix product."""
+    if isinstance(layer, keras.Model):
+        return any(has_overlap(each) for each in layer.layers)
+    return isinstance(layer, Conv2D | Conv2DTranspose) and not _is_without_overlap(layer)
+
+
 def _is_without_overlap(layer: Any) -> bool:
     """Return whether a layer's patches touch each other and nothing is between them."""
     return (

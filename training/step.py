@@ -16,7 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from training.exchange import early_sums
-from training.layers import Precision, multiply_in
+from training.layers import Precision, has_overlap, multiply_in
 
 
 class Errors(NamedTuple):
@@ -51,7 +51,8 @@ class SynchronousStep:
     seed : int
         Of the noise.
     compiled : bool, optional
-        Whether XLA makes few kernels of a training step; by default where there are one replica and a GPU.
+        Whether XLA makes few kernels of a training step; by default where there is one replica and that pays: on a
+        GPU, and where all that is computed are matrix products.
     precision : {'float32', 'bfloat16'}
         Of the products in a training step, as in `multiply_in`. Evaluation is always that of the model as it is saved.
     """
@@ -79,9 +80,10 @@ class SynchronousStep:
                 optimizer.build(model.trainable_variables)
         row = tf.TensorSpec(model.inputs[0].shape, model.compute_dtype)
         if compiled is None:
-            # There a step is a hundred small kernels, each of which takes longer to start than to run. The sums over
-            # several replicas XLA cannot compile.
-            compiled = self._replicas == 1 and bool(tf.config.list_logical_devices("GPU"))
+            # On a GPU a step is a hundred small kernels, each of which takes longer to start than to run. On processors
+            # convolutions that overlap take XLA longer. The sums over several replicas it cannot compile.
+            pays = bool(tf.config.list_logical_devices("GPU")) or not has_overlap(model)
+            compiled = self._replicas == 1 and pays
         self._learn = tf.function(self._learn_from, jit_compile=True) if compiled else self._learn_from
         self._train = tf.function(self._train_on_slice, input_signature=[row])
         self._sum = tf.function(self._sum_over_replicas)

@@ -97,6 +97,14 @@ def test_compiled_it_is_the_same_step(batches, kind):
             np.testing.assert_allclose(compiled, plain, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("kernels", "compiled"), [([2, 2], True), ([2, 3], False)])
+def test_only_products_are_compiled_on_a_processor(kernels, compiled):
+    model = Autoencoder(SHAPE, **NETWORK | {"conv_kernels": kernels}).model
+    step = SynchronousStep(model, keras.optimizers.Adam(1e-2))
+
+    assert getattr(step._learn, "_jit_compile", False) is (compiled or bool(tf.config.list_logical_devices("GPU")))
+
+
 def train_in(precision, batches):
     """Return a network of matrix products after an epoch in a precision, its step, and the errors on the way."""
     keras.utils.set_random_seed(2)

@@ -48,7 +48,7 @@ def test_which_gradients_set_off_early(measured, kind):
     one, two = measured
     # Of each convolution, of the dense layers, and of none where none is large or nobody waits.
     assert one[f"{kind} early"] == [0]
-    assert [found[f"{kind} early"] for found in two] == [[6 if kind == "early sums" else 0]] * 2
+    assert [found[f"{kind} early"] for found in two] == [[6 if kind == "patches" else 0]] * 2
 
 
 @of_each_kind
