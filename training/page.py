@@ -90,19 +90,24 @@ def map_svg(points: NDArray[np.float64], colours: Sequence[str]) -> str:
 
 def figure_rows(figures: dict[str, float]) -> list[tuple[str, ...]]:
     """Return the evaluation's figures as lines: name, the model's, PCA's, the difference; with intervals."""
+    # With so many decimals, of the difference one more; `z` is zero without a sign.
     named = {
-        "mse": ("mean squared error (normalised)", "{:.5f}"),
-        "psnr_db": ("peak signal-to-noise ratio (dB)", "{:.1f}"),
-        "log_spectral_distance_db": ("log-spectral distance of the sounds (dB)", "{:.1f}"),
-        "multi_resolution_stft": ("multi-resolution STFT distance", "{:.2f}"),
-        "spectral_convergence_db": ("spectral convergence of the sounds (dB)", "{:.1f}"),
+        "mse": ("mean squared error (normalised)", 5),
+        "psnr_db": ("peak signal-to-noise ratio (dB)", 1),
+        "log_spectral_distance_db": ("log-spectral distance of the sounds (dB)", 1),
+        "multi_resolution_stft": ("multi-resolution STFT distance", 2),
+        "spectral_convergence_db": ("spectral convergence of the sounds (dB)", 1),
     }
     rows = []
-    for key, (name, form) in named.items():
+    for key, (name, decimals) in named.items():
         cells = []
-        for prefix in ("test_", "pca_test_", "difference_test_"):
+        for prefix, form in (
+            ("test_", f"z.{decimals}f"),
+            ("pca_test_", f"z.{decimals}f"),
+            ("difference_test_", f"+z.{decimals + 1}f"),
+        ):
             values = [figures.get(f"{prefix}{key}{suffix}", math.nan) for suffix in ("", "_low", "_high")]
-            cells.append("{} ({} to {})".format(*(form.format(value) for value in values)))
+            cells.append("{} ({} to {})".format(*(format(value, form) for value in values)))
         rows.append((name, *cells))
     return rows
 

@@ -93,5 +93,7 @@ def test_figures_stand_beside_pcas_with_their_intervals():
     assert rows[0][1:] == (
         "1.00000 (2.00000 to 3.00000)",
         "4.00000 (5.00000 to 6.00000)",
-        "-3.00000 (-2.00000 to -1.00000)",
+        "-3.000000 (-2.000000 to -1.000000)",
     )
+    figures["difference_test_mse_high"] = -1e-9
+    assert figure_rows(figures)[0][3] == "-3.000000 (-2.000000 to +0.000000)"
