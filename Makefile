@@ -48,6 +48,7 @@ repro: $(STAMP) ## Run the whole pipeline: corpus, spectrograms, training, evalu
 .PHONY: ui
 ui: PORT ?= 5000
 ui: $(STAMP) ## Compare runs in a browser, at http://127.0.0.1:5000; PORT=5010: another port
+	@python -m training.served --port $(PORT)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 # Another version, another port: make serve MODEL=models:/autoencoder/3 PORT=5002
@@ -58,7 +59,7 @@ serve: PORT ?= 5001
 serve: $(STAMP) ## Serve the champion on this machine, at http://127.0.0.1:5001
 	@test -n "$${MLFLOW_TRACKING_URI:-}" || test -f mlflow.db || { echo "error: no model yet; make repro makes one" >&2; exit 1; }
 	@python -m training.served $(MODEL) --port $(PORT)
-	MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port $(PORT)
+	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port $(PORT)
 
 .PHONY: test
 test: $(STAMP) ## Run all tests but the long ones

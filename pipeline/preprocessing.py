@@ -45,7 +45,7 @@ class Report:
     ----------
     counts : Counter
         Of clips by what was noticed: `clips`, `rows`, `segments`, `ignored`, `rejected`, `quiet` (left out for their
-        level), `truncated` (longer than what was used of them), `trimmed`, `padded`, `silent`, `resampled`, `folded`,
+        level), `cut` (longer than what was used of them), `trimmed`, `padded`, `silent`, `resampled`, `folded`,
         `levelled`, `duplicates` (of another clip's content), `computed`, `reused` and `removed` since the run before,
         and each split.
     hours : float

@@ -38,7 +38,7 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
     """
     names = "source_rate source_channels source_start source_stop source_samples".split()
     rate, channels, start, stop, n_samples = (columns.values(clips[name]) for name in names)
-    n_truncated, n_padded = _count_lengths(rate, stop - start, loader, n_overlap)
+    n_cut, n_padded = _count_lengths(rate, stop - start, loader, n_overlap)
     # The lines of a clip follow each other.
     first = np.flatnonzero(_is_first(table))
     loud, levelled = (
@@ -49,7 +49,7 @@ def count_notable(clips: pa.Table, table: pa.Table, loader: Loader, n_overlap: i
         clips=len(clips),
         rows=len(table),
         segments=int((columns.values(table["channel"]) == 0).sum()),
-        truncated=n_truncated,
+        cut=n_cut,
         trimmed=int((stop - start < n_samples).sum()),
         padded=n_padded,
         silent=len(clips) - loud,
@@ -79,8 +79,8 @@ def _count_lengths(
     starts = np.flatnonzero(np.diff(rates, prepend=-1) | np.diff(heard, prepend=-1))
     pairs = zip(rates[starts].tolist(), heard[starts].tolist(), strict=True)
     counted = [_count_pair(rate, n, loader, n_overlap) for rate, n in pairs]
-    n_truncated, n_padded = np.asarray(counted, dtype=bool).T @ np.diff(starts, append=len(order))
-    return int(n_truncated), int(n_padded)
+    n_cut, n_padded = np.asarray(counted, dtype=bool).T @ np.diff(starts, append=len(order))
+    return int(n_cut), int(n_padded)
 
 
 def _count_pair(rate: int, n_samples: int, loader: Loader, n_overlap: int | None) -> tuple[bool, bool]:

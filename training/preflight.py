@@ -1,10 +1,13 @@
-"""What is looked at before any work: every parameter, and, where `make repro` does so, if DVC can version the corpus.
+"""What is looked at before any work: every parameter, and whether the network fits the spectrograms.
+
+Where `make repro` does so, whether DVC can version the corpus, too.
 
 DVC reads the corpus before any stage runs, and says little where it cannot: at an empty `corpus.dir` "unexpected
 error", at a name that is not UTF-8 nothing of the file, at a pipe it waits for ever.
 """
 
 import argparse
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -12,7 +15,8 @@ from pathlib import Path
 
 from pipeline import command
 from pipeline.corpus import list_clips
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, ParameterError
+from pipeline.loader import count_samples
 from pipeline.params import read_params
 from pipeline.paths import SAMPLE_CORPUS, SPECTROGRAMS
 from training.params import Params
@@ -37,6 +41,37 @@ def check_corpus(folder: Path) -> list[str]:
             f"{name}: {problem}; rename or remove it"
         )
     return [name for name, _ in found]
+
+
+def check_shape(params: Params) -> None:
+    """Refuse spectrograms that the network's strides do not divide, before they are made.
+
+    Raises
+    ------
+    ParameterError
+    """
+    wanted, strides = params.preprocess, params.autoencoder.conv_strides
+    n_samples = count_samples(wanted.duration_s, wanted.sample_rate)
+    made = wanted.n_fft // 2 + (not wanted.drop_nyquist), 1 + n_samples // wanted.hop_length
+    shape = params.train.target_shape or made
+    for axis, name in enumerate(("bins", "frames")):
+        product = math.prod(each if isinstance(each, int) else each[axis] for each in strides)
+        if not shape[axis] % product:
+            continue
+        ways = "change conv_strides, or set train.target_shape to what spectrograms are to be resized to"
+        if shape is not made:
+            ways = f"change one of them; {made[0]} bins and {made[1]} frames are made"
+        elif name == "frames":
+            step_s = wanted.hop_length / wanted.sample_rate
+            fitting = (product * (shape[1] // product + more) for more in (0, 1))
+            # The middle of what makes that many frames, to as many digits as that wants.
+            some = (f"{(n - 0.5) * step_s:.{math.ceil(-math.log10(step_s / 2))}f}" for n in fitting if n)
+            ways = f"preprocess.duration_s: {' or '.join(some)} would fit; or {ways}"
+        source = "preprocess makes" if shape is made else "train.target_shape has"
+        raise ParameterError(
+            f"{source} {shape[axis]} {name}, no multiple of {product}, the product of autoencoder.conv_strides along "
+            f"{name}: {ways}"
+        )
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str]]:
@@ -65,7 +100,9 @@ def _shown(path: str) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     """Look at parameters and corpus, and print what a person should know of them."""
-    folder = Path(read_params(Params, arguments.params).corpus.dir)
+    params = read_params(Params, arguments.params)
+    check_shape(params)
+    folder = Path(params.corpus.dir)
     if arguments.parameters:
         return
     # The sample corpus is made when it is not there.

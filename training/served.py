@@ -26,23 +26,26 @@ def check_port(port: int) -> None:
     except (OSError, OverflowError) as error:
         # Python says the address once more in its own words.
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
-        raise ResourceError(
-            f"port {port} of this machine: {reason}; say another, as in make serve PORT=5002"
-        ) from error
+        raise ResourceError(f"port {port} of this machine: {reason}; say another with PORT=") from error
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Say which model an address means, as MLflow's commands take it."""
     if arguments.port is not None:
         check_port(arguments.port)
+    if arguments.model is None:
+        return
     with tracking.connect():
         found = mlflow.models.get_model_info(arguments.model)
     print(f"serve: {arguments.model} is the model of run {found.run_id}, made at {found.utc_time_created[:16]} UTC")
+    if arguments.port is not None:
+        address = f"http://127.0.0.1:{arguments.port}"
+        print(f"serve: {address}/ping answers when it is ready, and {address}/invocations takes requests")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="address of a model")
+    parser.add_argument("model", nargs="?", help="address of a model")
     parser.add_argument("--port", type=int, help="that the server is to listen on")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     command.run(main, parser.parse_args())

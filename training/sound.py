@@ -24,6 +24,11 @@ from training.network import Architecture
 _LONGER_THAN_ANY_S = 1e9
 
 
+def below_full_scale(y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a sound of any shape; what would be cut off at full scale is quieter as a whole."""
+    return y / max(1.0, float(np.abs(y).max()))
+
+
 class Network(Protocol):
     """What is asked of a trained network."""
 

@@ -18,7 +18,7 @@ from training.density import Density
 from training.metrics import log_spectral_distance_db, mean_squared_error
 from training.payload import Budget, check_levels, read_audio, read_matrix, read_vector, write_audio
 from training.requests import Reply, RequestError
-from training.sound import SoundAutoencoder, Spectra
+from training.sound import SoundAutoencoder, Spectra, below_full_scale
 
 Decoded = Sequence[NDArray[np.float32]]
 
@@ -227,9 +227,10 @@ class Generate:
 
     def reply(self, encoded: list[Codes], codes: list[Codes], decoded: Decoded) -> Reply:
         """Return the sounds and their codes, so that they can be decoded again."""
-        n_samples = self._tools.sound.loader.n_samples
+        sound = self._tools.sound
         drawn = Codes(*(np.concatenate(part) for part in zip(*((c.z, c.min_db, c.max_db) for c in codes), strict=True)))
-        sounds = [self._tools.write(*each, 1, n_samples) for each in zip(decoded, codes, strict=True)]
+        made = (sound.synthesise(*each, 1, sound.loader.n_samples) for each in zip(decoded, codes, strict=True))
+        sounds = [write_audio(below_full_scale(y), sound.sample_rate) for y in made]
         return Reply.model_construct(sounds=sounds, **_lists(drawn))
 
 

@@ -89,7 +89,7 @@ def write_report(counts: dict[str, float], rejected: Iterable[Rejection]) -> Non
 def summarise(report: Report) -> dict[str, float]:
     """Return the counts as DVC metrics, zeros included so that runs compare."""
     names = (
-        "clips rows segments ignored rejected quiet truncated trimmed padded silent resampled folded levelled "
+        "clips rows segments ignored rejected quiet cut trimmed padded silent resampled folded levelled "
         "duplicates computed reused removed train validation test"
     ).split()
     return {**{name: report.counts[name] for name in names}, "hours": round(report.hours, 4)}

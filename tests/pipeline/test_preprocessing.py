@@ -145,7 +145,7 @@ def test_a_duration_at_which_int_loses_a_sample(tmp_path, make_pipeline):
     report = pipeline.preprocess(tmp_path / "corpus")
 
     assert pipeline.shape == report.store.shape == (258, 1 + 15_435 // 257)
-    assert (report.counts["padded"], report.counts["truncated"]) == (0, 0)
+    assert (report.counts["padded"], report.counts["cut"]) == (0, 0)
 
 
 def test_what_was_noticed_is_counted(tmp_path, rng, make_pipeline):
@@ -166,7 +166,7 @@ def test_what_was_noticed_is_counted(tmp_path, rng, make_pipeline):
         "segments": 6,
         "computed": 6,
         "ignored": 2,
-        "truncated": 1,
+        "cut": 1,
         "padded": 1,
         "silent": 1,
         "resampled": 1,
@@ -202,7 +202,7 @@ def test_the_duration_of_a_clip_that_fills_a_row_exactly_is_no_cut(tmp_path, mak
     assert loader.n_samples == 7350
     report = make_pipeline(loader=loader).preprocess(tmp_path / "corpus")
 
-    assert (report.counts["truncated"], report.counts["padded"]) == (0, 0)
+    assert (report.counts["cut"], report.counts["padded"]) == (0, 0)
 
 
 def test_splits_are_those_of_the_splitter(corpus, make_pipeline, open_store):

@@ -205,7 +205,7 @@ def test_rows_are_the_spectrograms_of_segments(long_wav, make_pipeline, open_sto
 
     assert report.counts["segments"] == len(segments) == 35
     assert report.counts["rows"] == len(found) == 35 * (1 if mono else 2)
-    assert (report.counts["truncated"], report.counts["padded"], report.counts["clips"]) == (0, 1, 1)
+    assert (report.counts["cut"], report.counts["padded"], report.counts["clips"]) == (0, 1, 1)
     for (_, segment, channel), (x, start_s) in found.items():
         y = Padder().pad(segments[segment], N_SAMPLES)[channel]
         S_db = LogSpectrogramExtractor().extract(y)

@@ -84,7 +84,7 @@ def test_its_results_are_written_and_its_checkpoints_stay(finished_project):
     finished = run(project)
     assert finished.returncode == 0, finished.stderr
 
-    assert "train: best val_mse 0.000000 in epoch 3; MLflow run " in finished.stdout
+    assert "train: best val_mse 0.000000 in epoch 3 of 4; MLflow run " in finished.stdout
     assert ", resumed after epoch 4" in finished.stdout
     exported = Autoencoder.load(project / MODEL)
     for found, expected in zip(exported.model.get_weights(), best.model.get_weights(), strict=True):
@@ -116,7 +116,7 @@ def test_a_tracking_server_that_is_away_does_not_end_a_training(finished_project
     assert away.startswith("train: MLflow at http://127.0.0.1:9: ")
     assert "Connection refused" in away
     assert away.endswith("; the training goes on")
-    assert best == "train: best val_mse 0.000000 in epoch 3; no MLflow run yet"
+    assert best == "train: best val_mse 0.000000 in epoch 3 of 4; no MLflow run yet"
     assert "; not delivered: epochs 1 to 4, the model, the run's end; all of it is kept, and " in left
     assert (project / MODEL).exists()
     (unsent,) = (project / CHECKPOINTS).glob("*.unsent")

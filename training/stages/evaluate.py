@@ -212,12 +212,17 @@ def write_examples(sound: SoundAutoencoder, test: Spectrograms, corpus: Path, nu
 
 
 def advise(figures: Mapping[str, float]) -> str | None:
-    """Return what to say of a model that has learnt nothing, or None."""
-    if figures["test_mse"] < figures["mean_predictor_test_mse"]:
+    """Return what to say of a model that has learnt nothing, or no more than PCA, or None."""
+    if not figures["test_mse"] < figures["mean_predictor_test_mse"]:
+        return (
+            "the model is no better than the mean of the training set: give it more sounds, more epochs or fewer "
+            "latent values (autoencoder.latent_space_dim)"
+        )
+    if figures["test_mse"] < figures["pca_test_mse"]:
         return None
     return (
-        "the model is no better than the mean of the training set: give it more sounds, more epochs or fewer latent "
-        "values (autoencoder.latent_space_dim)"
+        "the model is no better than PCA: more sounds would help, or fewer latent values "
+        "(autoencoder.latent_space_dim), or other steps (train.learning_rate, train.epochs)"
     )
 
 

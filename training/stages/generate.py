@@ -21,7 +21,7 @@ from training.generation import choose_moves, choose_pairs, interpolate, label_m
 from training.metrics import LinearAutoencoder
 from training.params import GenerateSection, Params
 from training.paths import CODES, DENSITIES, GENERATED_SOUNDS, GENERATION, GENERATION_METRICS, MAP, MODEL
-from training.sound import SoundAutoencoder
+from training.sound import SoundAutoencoder, below_full_scale
 from training.tracking_delivery import check_server, stage_run
 from training.trained import Trained
 
@@ -120,7 +120,8 @@ def write(sound: SoundAutoencoder, made: list[Made], train: Known) -> None:
             place, distance = nearest(each.codes.z, train.codes.z)
             y = sound.invert(sound.autoencoder.decode(each.codes.z), each.codes.min_db, each.codes.max_db)
             for row, name in enumerate(each.names):
-                sf.write(GENERATED_SOUNDS / f"{name}.wav", y[row], sound.sample_rate, subtype="PCM_16")
+                path = GENERATED_SOUNDS / f"{name}.wav"
+                sf.write(path, below_full_scale(y[row]), sound.sample_rate, subtype="PCM_16")
                 levels = each.codes.min_db[row], each.codes.max_db[row]
                 writer.writerow(
                     [f"{name}.wav", each.kind, *each.sources[row], each.targets[row], f"{each.shares[row]:.4f}"]

@@ -201,11 +201,21 @@ def export(checkpoints: Checkpoints, description: Description, train: Spectrogra
     said = f"; nats per held-out row: {judged}" if judged else ""
     print(f"train: density of the latent codes: {density.describe()}{said}", flush=True)
     write_curves(CURVES, progress)
-    best = {"epochs": progress.epoch, "best_epoch": progress.best.epoch, "val_mse": progress.best.val_mse}
+    best: dict[str, float | None] = {
+        "epochs": progress.epoch,
+        "best_epoch": progress.best.epoch,
+        "val_mse": progress.best.val_mse,
+    }
     if progress.best.val_kl is not None:
-        best["val_kl"] = progress.best.val_kl
+        best |= {"val_kl": progress.best.val_kl, "val_loss": progress.best.val_loss}
     TRAIN_METRICS.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     return autoencoder
+
+
+def describe_best(best: dict[str, float]) -> str:
+    """Return what was best of the best epoch, which of a variational autoencoder is the loss."""
+    error = f"val_mse {best['val_mse']:.6f}"
+    return f"val_loss {best['val_loss']:.6f} ({error})" if "val_loss" in best else error
 
 
 def fit_density(autoencoder: Autoencoder, train: Spectrograms, seed: int) -> Density:
@@ -251,7 +261,7 @@ def main(arguments: argparse.Namespace) -> None:
         checkpoints.beside(suffix).clear()
     best = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
     print(
-        f"train: best val_mse {best['val_mse']:.6f} in epoch {best['best_epoch']}; "
+        f"train: best {describe_best(best)} in epoch {best['best_epoch']} of {best['epochs']}; "
         + (f"MLflow run {delivery.run_id}" if delivery.run_id else "no MLflow run yet")
     )
     if undelivered:
