@@ -38,7 +38,7 @@ from training.tracking_delivery import Delivery
 PICTURES = 5
 # Beside the checkpoints, while a training runs: Ray's notes on it, and what describes the spectrograms.
 RAY_NOTES, INDEX = ".ray", ".data"
-_SHAPES_THE_MODEL = "adam autoencoder checkpoint codes dataset initialisation layers loop network step".split()
+_SHAPES_THE_MODEL = "adam autoencoder checkpoint codes dataset exchange initialisation layers loop network step".split()
 
 
 def training_key(params: Params, data_digest: str) -> str:
