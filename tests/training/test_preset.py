@@ -49,8 +49,8 @@ def test_a_preset_says_the_whole_network_and_optimisation(project, name):
 
 
 def test_there_and_back(project):
-    before = (project / PARAMS_FILE).read_text()
-    comments = [line for line in before.splitlines() if line.startswith("#")]
+    before = (project / PARAMS_FILE).read_text().replace("  patience: 10\n", "  patience: 10  # epochs\n")
+    (project / PARAMS_FILE).write_text(before)
     changed = apply(project / PRESETS / "seed.yaml", project / PARAMS_FILE)
     flat = flatten(read_params(Params, project / PARAMS_FILE).model_dump(mode="json"))
 
@@ -58,8 +58,20 @@ def test_there_and_back(project):
     assert all(flat[name] == value for name, value in changed.items())
     apply(project / PRESETS / "laptop.yaml", project / PARAMS_FILE)
     after = (project / PARAMS_FILE).read_text()
+    assert after == before
+
+
+def test_values_on_several_lines(project):
+    before = (project / PARAMS_FILE).read_text()
+    several = before.replace("conv_filters: [128, 128, 128]", "conv_filters:\n  - 128  # the first\n  - 128\n  - 128")
+    (project / PARAMS_FILE).write_text(several)
+    apply(project / PRESETS / "seed.yaml", project / PARAMS_FILE)
+    assert read_params(Params, project / PARAMS_FILE).autoencoder.conv_filters == (512, 256, 128, 64, 32)
+    apply(project / PRESETS / "laptop.yaml", project / PARAMS_FILE)
+    after = (project / PARAMS_FILE).read_text()
+
     assert YAML(typ="safe").load(after) == YAML(typ="safe").load(before)
-    assert [line for line in after.splitlines() if line.startswith("#")] == comments != []
+    assert after.splitlines()[0] == before.splitlines()[0].strip()
 
 
 def test_what_cannot_be_used_changes_nothing(project):
