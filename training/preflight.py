@@ -19,6 +19,7 @@ from pipeline.errors import CorpusError, ParameterError
 from pipeline.loader import count_samples
 from pipeline.params import read_params
 from pipeline.paths import SAMPLE_CORPUS, SPECTROGRAMS
+from pipeline.spectrogram import LogSpectrogramExtractor
 from training.params import Params
 
 
@@ -51,8 +52,8 @@ def check_shape(params: Params) -> None:
     ParameterError
     """
     wanted, strides = params.preprocess, params.autoencoder.conv_strides
-    n_samples = count_samples(wanted.duration_s, wanted.sample_rate)
-    made = wanted.n_fft // 2 + (not wanted.drop_nyquist), 1 + n_samples // wanted.hop_length
+    extractor = LogSpectrogramExtractor(wanted.n_fft, wanted.hop_length, wanted.drop_nyquist)
+    made = extractor.n_bins, extractor.n_frames(count_samples(wanted.duration_s, wanted.sample_rate))
     shape = params.train.target_shape or made
     for axis, name in enumerate(("bins", "frames")):
         product = math.prod(each if isinstance(each, int) else each[axis] for each in strides)

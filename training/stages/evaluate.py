@@ -20,7 +20,6 @@ from training.checkpoint import Checkpoints
 from training.codes import choose_rows
 from training.dataset import Spectrograms
 from training.distances import (
-    bootstrap_interval,
     bootstrap_intervals,
     multi_resolution_stft_distance,
     spectral_convergence_db,
@@ -135,13 +134,27 @@ def summarise(
 
     model, pca = (measures(name) for name in _COMPARED)
     difference = {key: values - pca[key] for key, values in model.items()}
-    for name, of_rows in (("", model), ("pca_", pca), ("difference_", difference)):
-        for key, values in of_rows.items():
-            of_groups = groups if len(values) == len(groups) else [groups[row] for row in which]
-            title = f"{name}test_{key}"
-            figures[title] = float(values.mean())
-            figures[f"{title}_low"], figures[f"{title}_high"] = bootstrap_interval(values, of_groups, seed)
+    named = {
+        f"{name}test_{key}": values
+        for name, of_rows in (("", model), ("pca_", pca), ("difference_", difference))
+        for key, values in of_rows.items()
+    }
+    # All rows are measured, and some are heard; of each, groups are drawn once for all of their figures.
+    ends = _intervals({title: each for title, each in named.items() if len(each) == len(groups)}, groups, seed)
+    heard_groups = [groups[row] for row in which]
+    ends |= _intervals({title: each for title, each in named.items() if title not in ends}, heard_groups, seed)
+    for title, values in named.items():
+        figures[title] = float(values.mean())
+        figures[f"{title}_low"], figures[f"{title}_high"] = ends[title]
     return figures
+
+
+def _intervals(named: dict[str, NDArray[np.float64]], groups: list[str], seed: int) -> dict[str, tuple[float, float]]:
+    """Return the intervals of the means of values by name, all of the same rows."""
+    if not named:
+        return {}
+    low, high = bootstrap_intervals(np.column_stack(list(named.values())), groups, seed)
+    return dict(zip(named, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def write_tables(sound: SoundAutoencoder, test: Spectrograms, judged: Judged, seed: int) -> list[Path]:
